@@ -1,0 +1,138 @@
+"""Settings that could not work, found before any work is done."""
+
+from collections.abc import Collection
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from xception_flax import models
+from xception_flax.config.durations import Durations
+from xception_flax.data.pictures import INTERPOLATIONS
+from xception_flax.data.sources import SOURCES
+from xception_flax.runtime.errors import UserError, nearest
+from xception_flax.training.losses import LOSSES
+from xception_flax.training.optimizers import OPTIMIZERS, SCHEDULES
+
+DTYPES = ('float32', 'bfloat16')
+CROPS = ('inception', 'pad', 'none')
+
+CHOICES: dict[str, Collection[str]] = {
+    'model': models.MODELS,
+    'dtype': DTYPES,
+    'dataset.source': SOURCES,
+    'augment.crop': CROPS,
+    'interpolation': INTERPOLATIONS,
+    'loss': LOSSES,
+    'optimizer.name': OPTIMIZERS,
+    'schedule.name': SCHEDULES,
+}
+
+# Lowest and highest value, both allowed.
+RANGES: dict[str, tuple[float, float]] = {
+    'seed': (0, 2**32 - 1),
+    'batch_size': (1, 2**24),
+    'accumulation': (1, 2**16),
+    'image_size': (1, 2**14),
+    'keep_last': (1, 10**6),
+    'keep_best': (0, 10**6),
+    'profile_steps': (0, 1000),
+    'crop_fraction': (0.01, 1),
+    'loader_threads': (1, 1024),
+    'augment.pad': (0, 2**12),
+    'augment.brightness': (0, 1),
+    'augment.contrast': (0, 1),
+    'augment.saturation': (0, 1),
+    'augment.hue': (0, 0.5),
+    'label_smoothing': (0, 0.999),
+    'mixup': (0, 100),
+    'optimizer.momentum': (0, 0.99999),
+    'optimizer.decay': (0, 0.99999),
+    'optimizer.beta1': (0, 0.99999),
+    'optimizer.beta2': (0, 0.99999),
+    'optimizer.epsilon': (0, 10),
+    'optimizer.weight_decay': (0, 10),
+    'optimizer.clip_norm': (0, 1e9),
+    'schedule.learning_rate': (0, 1e4),
+    'schedule.decay_rate': (1e-9, 1),
+    'schedule.final': (0, 1),
+    'ema_decay': (0, 0.9999999),
+}
+
+
+def check(config: ConfigDict, examples: int, num_classes: int, devices: int) -> Durations:
+    """Checks the whole config against itself, the data and the devices.
+
+    Args:
+      config: the run's config.
+      examples: number of training examples.
+      num_classes: number of classes in the data.
+      devices: number of devices, over all hosts.
+
+    Returns:
+      The run's durations in steps.
+
+    Raises:
+      UserError: the first setting that cannot work; says what to do.
+    """
+    check_values(config)
+    if config.dataset.num_classes not in (None, num_classes):
+        raise UserError(
+            f'config.dataset.num_classes is {config.dataset.num_classes}, but the data has '
+            f'{num_classes} classes; leave it unset to take the number from the data'
+        )
+    _check_batch(config, devices)
+    durations = Durations.resolve(config, examples)
+    if config.schedule.name == 'exponential' and not durations.decay:
+        raise UserError("config.schedule.name is 'exponential'; set config.schedule.decay_epochs too")
+    if durations.warmup >= durations.total:
+        raise UserError(
+            f'the warm-up of {durations.warmup} steps is not shorter than the training of '
+            f'{durations.total}; shorten config.schedule.warmup_steps'
+        )
+    return durations
+
+
+def check_values(config: ConfigDict) -> None:
+    """Checks each value by itself, and the network's options.
+
+    Raises:
+      UserError: the first that cannot be.
+    """
+    for path, choices in CHOICES.items():
+        if config[path] not in choices:
+            raise UserError(f'config.{path} is {config[path]!r}{nearest(config[path], choices)}')
+    for path, (low, high) in RANGES.items():
+        if not low <= config[path] <= high:
+            raise UserError(f'config.{path} is {config[path]}; it must be in [{low:g}, {high:g}]')
+    for path, top in (('augment.area', 1.0), ('augment.aspect', 100.0)):
+        value = config[path]
+        if len(value) != 2 or not 0 < value[0] <= value[1] <= top:
+            raise UserError(f'config.{path} is {value}; give (low, high) with 0 < low <= high')
+    model = build_model(config, num_classes=2)
+    if config.image_size < model.min_image_size:
+        raise UserError(
+            f'config.image_size is {config.image_size}, too small for {config.model}: '
+            f'it takes {model.min_image_size} pixels or more'
+        )
+
+
+def build_model(config: ConfigDict, num_classes: int):
+    """The config's network for so many classes."""
+    options = {key: config[config.model][key] for key in config[config.model]}
+    return models.create_model(config.model, num_classes, dtype=jnp.dtype(config.dtype), **options)
+
+
+def _check_batch(config: ConfigDict, devices: int) -> None:
+    size, accumulation = config.batch_size, config.accumulation
+    if size % (devices * accumulation):
+        per = f'{devices} devices' + (f' x {accumulation} micro-batches' if accumulation > 1 else '')
+        raise UserError(
+            f'config.batch_size is {size}, which cannot be divided over {per}; '
+            f'take a multiple of {devices * accumulation}'
+        )
+    group = config[config.model].get('bn_group_size', 0)
+    if group and (size // accumulation) % group:
+        raise UserError(
+            f'config.{config.model}.bn_group_size is {group}, which does not divide the '
+            f'{size // accumulation} pictures of a step; take a divisor of that'
+        )

@@ -1,0 +1,76 @@
+"""Lengths of time in a run, given in steps, epochs, examples or percent of the whole."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from xception_flax.config.schema import UNITS, paths
+from xception_flax.runtime.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Durations:
+    """The run's durations in steps; 0 for one that is not set.
+
+    Those that recur may be fractions: an epoch is seldom a whole number of steps.
+    """
+
+    total: int
+    eval: float
+    checkpoint: float
+    log: float
+    warmup: int
+    decay: float
+
+    @staticmethod
+    def due(every: float, step: int) -> bool:
+        """Whether `step` (from 1) completes another `every` steps."""
+        return bool(every) and step // every > (step - 1) // every
+
+    @classmethod
+    def resolve(cls, config: ConfigDict, examples: int) -> 'Durations':
+        """Turns the config's durations into steps.
+
+        Args:
+          config: the run's config.
+          examples: number of examples in the training split, which is what an epoch is.
+
+        Raises:
+          UserError: a duration is given in two units, is not positive, or `total` is missing.
+        """
+        total = _steps(config, 'total', examples, 0)
+        if not total:
+            raise UserError('config.total_steps is not set: say how long to train, in any unit')
+        total = _whole(total)
+        return cls(
+            total=total,
+            eval=_steps(config, 'eval', examples, total),
+            checkpoint=_steps(config, 'checkpoint', examples, total),
+            log=_steps(config, 'log', examples, total),
+            warmup=_whole(_steps(config, 'schedule.warmup', examples, total)),
+            decay=_steps(config, 'schedule.decay', examples, total),
+        )
+
+
+def _steps(config: ConfigDict, name: str, examples: int, total: int) -> float:
+    in_steps = {
+        'steps': 1.0,
+        'epochs': examples / config.batch_size,
+        'examples': 1 / config.batch_size,
+        'percent': total / 100,
+    }
+    units = [unit for unit in UNITS if f'{name}_{unit}' in paths(config)]
+    given = [unit for unit in units if config[f'{name}_{unit}'] is not None]
+    if len(given) > 1:
+        both = ' and '.join(f'config.{name}_{unit}' for unit in given)
+        raise UserError(f'{both} are both set; keep one of them')
+    if not given:
+        return 0.0
+    value = config[f'{name}_{given[0]}']
+    if value <= 0:
+        raise UserError(f'config.{name}_{given[0]} is {value}; it must be above 0')
+    return value * in_steps[given[0]]
+
+
+def _whole(steps: float) -> int:
+    return max(1, round(steps)) if steps else 0

@@ -1,0 +1,148 @@
+"""Reads a config from a file in `configs/`, the command line, or a run's `config.json`."""
+
+import difflib
+import json
+import os
+import pathlib
+import re
+import runpy
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from xception_flax.config import schema
+from xception_flax.runtime.errors import UserError, nearest
+
+
+def define_flag() -> None:
+    """Defines `--config=FILE` and with it `--config.SETTING=VALUE`."""
+    config_flags.DEFINE_config_file(
+        'config', None, 'Config file, such as configs/digits.py. --config.SETTING=VALUE overrides.'
+    )
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the command line, for `app.run(flags_parser=...)`: a mistake ends it in one line."""
+    try:
+        keys = [m[1] for arg in argv if (m := re.match(r'--?config\.([^=]+)', arg))]
+        for arg in argv:
+            if match := re.match(r'--?config=(.*)', arg):
+                read_file(match[1])
+                check_keys(keys)
+        rest = flags.FLAGS(list(argv))
+        if len(rest) > 1:
+            raise UserError(f'{rest[1]!r} is not understood; settings are given as --config.KEY=VALUE')
+        if flags.FLAGS['config'].present:
+            override_units(flags.FLAGS.config, keys)
+        return rest
+    except (flags.Error, UserError) as error:
+        sys.exit(f'error: {_one_line(error)}')
+
+
+def read_file(path: str | os.PathLike[str]) -> ConfigDict:
+    """Runs `get_config()` of a config file.
+
+    Raises:
+      UserError: there is no such file, or it fails; says at which line.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f'there is no config file {str(path)!r}{_nearby(path)}')
+    try:
+        config = runpy.run_path(str(path))['get_config']()
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        where = f'{path}:{lines[-1]}' if lines else str(path)
+        raise UserError(f'{where}: {_explain(error)}') from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f'{path}: get_config() must return the config')
+    return config
+
+
+def check_keys(keys: Sequence[str]) -> None:
+    """Checks that each key is a path in the schema.
+
+    Raises:
+      UserError: one is not; names the nearest that is.
+    """
+    known = schema.paths(schema.default())
+    for key in keys:
+        if key not in known:
+            raise UserError(f'there is no setting config.{key}{_nearest_path(key, known)}')
+
+
+def override_units(config: ConfigDict, keys: Sequence[str]) -> None:
+    """Unsets the other units of each duration among `keys`, which the command line has set."""
+    known = schema.paths(config)
+    for key in keys:
+        stem, _, unit = key.rpartition('_')
+        if unit in schema.UNITS:
+            for sibling in (f'{stem}_{other}' for other in schema.UNITS):
+                if sibling in known and sibling not in keys:
+                    config[sibling] = None
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as JSON, as `config.json` in a workdir holds it."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
+
+
+def from_json(path: pathlib.Path) -> ConfigDict:
+    """Reads a workdir's `config.json`; settings that it lacks have their defaults.
+
+    Raises:
+      UserError: there is no such file, or it is no config of this version.
+    """
+    try:
+        stored = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f'{path} is missing: {path.parent} holds no run') from None
+    except ValueError as error:
+        raise UserError(f'{path} is damaged: {error}') from error
+    config = schema.default()
+    try:
+        _fill(config, stored)
+    except (AttributeError, TypeError) as error:
+        raise UserError(f'{path}: {_explain(error)}') from error
+    return config
+
+
+def _fill(config: ConfigDict, stored: dict[str, Any]) -> None:
+    for key, value in stored.items():
+        if isinstance(value, dict):
+            _fill(config[key], value)
+        else:
+            config[key] = tuple(value) if isinstance(value, list) else value
+
+
+def _explain(error: Exception) -> str:
+    """What a failing config file did, in one line; ConfigDict's own words name all its fields."""
+    known = schema.paths(schema.default())
+    if isinstance(error, AttributeError | KeyError) and (m := re.search(r"['\"](\w+)", str(error))):
+        return f'there is no setting {m[1]!r}{_nearest_path(m[1], known)}'
+    cast = re.search(r"field '(\w+)'.*?\. (.*) is of .*<class '(\w+)'> and .*<class '(\w+)'>", str(error))
+    if isinstance(error, TypeError) and cast:
+        return f'{cast[1]} takes {cast[4]}, not {cast[2]} ({cast[3]})'
+    return _one_line(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
+
+
+def _nearest_path(key: str, known: Sequence[str]) -> str:
+    """The setting that `key` most resembles, by its whole path or else by its last part."""
+    names = {path.partition('.')[0]: path.partition('.')[0] for path in known}
+    names |= {path.rpartition('.')[2]: path for path in known} | {path: path for path in known}
+    for word in (key, key.rpartition('.')[2]):
+        if match := difflib.get_close_matches(word, names, n=1):
+            return f'; did you mean config.{names[match[0]]}?'
+    return '; every setting is in xception_flax/config/schema.py'
+
+
+def _nearby(path: str | os.PathLike[str]) -> str:
+    files = [str(file) for file in pathlib.Path(path).parent.glob('*.py')]
+    return nearest(str(path), files) if files else ''
+
+
+def _one_line(error: Exception) -> str:
+    return ' '.join(str(error).split())

@@ -1,0 +1,105 @@
+"""Every setting of a run, with its default and its meaning. There are no others.
+
+A file in `configs/` starts from `default()` and changes what differs. A setting is changed on the
+command line by its path: `--config.optimizer.momentum=0.95`.
+
+Durations (`total`, `eval`, `checkpoint`, `log`, the schedule's `warmup` and `decay`) are given in
+one unit, by the ending of their name: `_steps`, `_epochs`, `_examples` or `_percent` (of the total).
+A unit given on the command line takes the place of the file's.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from xception_flax import models
+
+UNITS = ('steps', 'epochs', 'examples', 'percent')
+
+
+def default() -> ConfigDict:
+    """The whole schema with its defaults, locked: a new key is an error."""
+    c = ConfigDict()
+    c.seed = 0  # of initial weights, order of examples, augmentation, dropout
+    c.batch_size = 32  # pictures per step, over all devices and hosts
+    c.accumulation = 1  # micro-batches that a step is made of, to save memory
+    c.dtype = 'float32'  # or 'bfloat16': compute type; parameters and statistics stay float32
+    c.image_size = 299  # side of the network's input, in pixels
+
+    add_duration(c, 'total')  # length of the training
+    add_duration(c, 'eval')  # how often to evaluate; the end is always evaluated
+    add_duration(c, 'checkpoint')  # how often to save; evaluations and the end are always saved
+    add_duration(c, 'log')  # how often to log the training's own metrics
+    c.keep_last = 3  # newest checkpoints to keep
+    c.keep_best = 1  # and those of the best top-1
+    c.profile_steps = 0  # trace so many steps (after ten) for TensorBoard's profiler
+
+    c.model = 'xception'  # the network; its options are in the section of its name
+    for name in models.MODELS:
+        c[name] = ConfigDict(models.options(name))
+
+    c.dataset = ConfigDict()
+    c.dataset.source = 'tfds'  # 'tfds', 'folder', 'digits', 'fashion_mnist', 'synthetic'
+    c.dataset.name = ''  # tfds: 'imagenet2012', or with its config 'imagenet_v2/topimages'
+    c.dataset.version = ''  # tfds: '5.1.0'; '' for the newest that is prepared
+    c.dataset.data_dir = ''  # where the data is; '' for the source's usual place
+    c.dataset.train_split = 'train'
+    c.dataset.eval_split = 'validation'
+    c.dataset.num_classes = placeholder(int)  # None: what the data says
+
+    c.augment = ConfigDict()  # of training pictures, drawn from (seed, epoch, example) alone
+    c.augment.crop = 'inception'  # 'inception': random area and aspect; 'pad'; 'none'
+    c.augment.area = (0.05, 1.0)  # inception: share of the picture that a crop covers
+    c.augment.aspect = (3 / 4, 4 / 3)  # inception: width / height of a crop
+    c.augment.pad = 4  # pad: pixels of zero around the picture before a random crop
+    c.augment.flip = True  # left to right, every second time
+    c.augment.brightness = 0.0  # adds up to so much, of 1 (Inception: 32/255)
+    c.augment.contrast = 0.0  # multiplies by 1 +- so much, around the mean
+    c.augment.saturation = 0.0  # multiplies by 1 +- so much, around grey (Inception: 0.5)
+    c.augment.hue = 0.0  # turns by up to so much of the colour circle
+    c.interpolation = 'bilinear'  # 'nearest', 'bilinear', 'bicubic', 'area' or 'lanczos'
+    c.crop_fraction = 0.875  # evaluation: side of the central crop, of the resized picture's
+    c.loader_threads = 16  # per host, to read and decode pictures
+
+    c.loss = 'softmax'  # cross entropy over classes; or 'sigmoid', one for each class
+    c.label_smoothing = 0.0
+    c.mixup = 0.0  # alpha of the Beta distribution; 0 for none
+
+    c.optimizer = ConfigDict()
+    c.optimizer.name = 'sgd'  # 'sgd', 'rmsprop', 'adamw', 'lars', 'lamb'
+    c.optimizer.momentum = 0.9  # sgd, rmsprop, lars
+    c.optimizer.nesterov = False  # sgd, lars
+    c.optimizer.decay = 0.9  # rmsprop: of the mean square
+    c.optimizer.beta1 = 0.9  # adamw, lamb
+    c.optimizer.beta2 = 0.999  # adamw, lamb
+    c.optimizer.epsilon = 1e-8  # rmsprop (inside the root, as in TensorFlow), adamw, lamb
+    c.optimizer.weight_decay = 0.0  # of kernels only; L2 in the loss for sgd and rmsprop
+    c.optimizer.clip_norm = 0.0  # of the whole gradient; 0 for none
+
+    c.schedule = ConfigDict()
+    c.schedule.name = 'exponential'  # 'constant', 'exponential', 'cosine'
+    c.schedule.learning_rate = 0.045  # at the peak
+    c.schedule.decay_rate = 0.94  # exponential: the factor, once per `decay` duration
+    c.schedule.staircase = True  # exponential: at once, not little by little
+    c.schedule.final = 0.0  # the least that it sinks to, as a share of the peak
+    add_duration(c.schedule, 'decay')
+    add_duration(c.schedule, 'warmup')  # linear, from 0
+    c.ema_decay = 0.9999  # Polyak averaging of weights and statistics; 0 for none
+    return c.lock()
+
+
+def add_duration(section: ConfigDict, name: str) -> None:
+    """Adds `name` in every unit to the section, none of them set."""
+    section[f'{name}_steps'] = placeholder(int)
+    section[f'{name}_epochs'] = placeholder(float)
+    section[f'{name}_examples'] = placeholder(int)
+    if name != 'total':
+        section[f'{name}_percent'] = placeholder(float)
+
+
+def paths(config: ConfigDict, prefix: str = '') -> list[str]:
+    """The path of every setting, such as 'optimizer.momentum'."""
+    found = []
+    for key, value in config.items():
+        inner = isinstance(value, ConfigDict)
+        found += paths(value, f'{prefix}{key}.') if inner else [prefix + key]
+    return found

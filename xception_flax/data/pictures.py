@@ -1,0 +1,138 @@
+"""What is done to one picture on the host: decode, crop, resize, colours. uint8 in, uint8 out."""
+
+import math
+
+import cv2
+import numpy as np
+from ml_collections import ConfigDict
+
+# OpenCV's names. None of them but 'area' smooths before it shrinks; TensorFlow's do not either.
+INTERPOLATIONS = {
+    'nearest': cv2.INTER_NEAREST,
+    'bilinear': cv2.INTER_LINEAR,
+    'bicubic': cv2.INTER_CUBIC,
+    'area': cv2.INTER_AREA,
+    'lanczos': cv2.INTER_LANCZOS4,
+}
+ATTEMPTS = 10  # at drawing a crop that fits, before the whole picture is taken
+
+# Reading and decoding is parallel over pictures already.
+cv2.setNumThreads(1)
+
+
+class BadPictureError(Exception):
+    """The bytes are no picture that can be read."""
+
+
+def decode(data: bytes | np.ndarray) -> np.ndarray:
+    """Decodes a JPEG or PNG, or widens a grey array, to RGB `[H, W, 3]` uint8.
+
+    Raises:
+      BadPictureError: it cannot be read.
+    """
+    if isinstance(data, np.ndarray):
+        return data if data.ndim == 3 else np.repeat(data[..., None], 3, -1)
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    if picture is None:
+        raise BadPictureError(f'{len(data)} bytes that are no JPEG or PNG')
+    return picture
+
+
+def for_evaluation(picture: np.ndarray, config: ConfigDict) -> np.ndarray:
+    """Resizes the shorter side to `image_size / crop_fraction` and takes the central square.
+
+    Args:
+      picture: `[H, W, 3]` uint8.
+      config: the run's config.
+
+    Returns:
+      `[image_size, image_size, 3]` uint8.
+    """
+    return _central(picture, config.image_size, config.crop_fraction, config.interpolation)
+
+
+def for_training(picture: np.ndarray, config: ConfigDict, rng: np.random.Generator) -> np.ndarray:
+    """Crops, flips and colours a picture at random.
+
+    Args:
+      picture: `[H, W, 3]` uint8.
+      config: the run's config; `config.augment` says what is done.
+      rng: all that is random comes from here.
+
+    Returns:
+      `[image_size, image_size, 3]` uint8.
+    """
+    size, augment = config.image_size, config.augment
+    if augment.crop == 'inception':
+        top, left, height, width = inception_crop(*picture.shape[:2], augment, rng)
+        picture = picture[top : top + height, left : left + width]
+        picture = _resize(picture, size, size, config.interpolation)
+    else:
+        picture = _central(picture, size, 1.0, config.interpolation)
+    if augment.crop == 'pad':
+        picture = cv2.copyMakeBorder(picture, *(augment.pad,) * 4, cv2.BORDER_CONSTANT)
+        top, left = rng.integers(0, 2 * augment.pad + 1, 2)
+        picture = picture[top : top + size, left : left + size]
+    if augment.flip and rng.random() < 0.5:
+        picture = picture[:, ::-1]
+    return np.ascontiguousarray(_colour(picture, augment, rng))
+
+
+def inception_crop(
+    height: int, width: int, augment: ConfigDict, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draws a crop of random area and aspect, both uniform (TensorFlow's `inception_preprocessing`).
+
+    Returns:
+      top, left, height and width in pixels. After ten draws that do not fit: the whole picture.
+    """
+    for _ in range(ATTEMPTS):
+        area = rng.uniform(*augment.area) * height * width
+        aspect = rng.uniform(*augment.aspect)
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+            return int(top), int(left), h, w
+    return 0, 0, height, width
+
+
+def _central(picture: np.ndarray, size: int, fraction: float, interpolation: str) -> np.ndarray:
+    height, width = picture.shape[:2]
+    scale = round(size / fraction) / min(height, width)
+    height, width = max(size, round(height * scale)), max(size, round(width * scale))
+    picture = _resize(picture, height, width, interpolation)
+    top, left = (height - size) // 2, (width - size) // 2
+    return np.ascontiguousarray(picture[top : top + size, left : left + size])
+
+
+def _resize(picture: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+    if picture.shape[:2] == (height, width):
+        return picture
+    return cv2.resize(picture, (width, height), interpolation=INTERPOLATIONS[interpolation])
+
+
+def _colour(picture: np.ndarray, augment: ConfigDict, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast, saturation and hue, in this order, in floating point."""
+    if not (augment.brightness or augment.contrast or augment.saturation or augment.hue):
+        return picture
+    x = picture.astype(np.float32)
+    if augment.brightness:
+        x += 255 * rng.uniform(-augment.brightness, augment.brightness)
+    if augment.contrast:
+        mean = x.mean((0, 1))
+        x = mean + (x - mean) * rng.uniform(1 - augment.contrast, 1 + augment.contrast)
+    if augment.saturation:
+        grey = x @ np.array([0.299, 0.587, 0.114], np.float32)
+        share = rng.uniform(1 - augment.saturation, 1 + augment.saturation)
+        x = grey[..., None] + (x - grey[..., None]) * share
+    if augment.hue:
+        x = x @ _hue_rotation(rng.uniform(-augment.hue, augment.hue)).astype(np.float32).T
+    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
+
+
+def _hue_rotation(turns: float) -> np.ndarray:
+    """The matrix, `[3, 3]`, that turns RGB colours around the grey axis of YIQ space."""
+    to_yiq = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
+    cos, sin = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
+    turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    return np.linalg.inv(to_yiq) @ turn @ to_yiq

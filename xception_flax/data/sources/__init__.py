@@ -1,0 +1,36 @@
+"""Where pictures come from: random access to records, by the name in `config.dataset.source`."""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from xception_flax.data.sources import arrays, folder, tfds
+from xception_flax.data.sources.base import Source as Source
+from xception_flax.runtime.errors import UserError, nearest
+
+SOURCES: dict[str, Callable[[ConfigDict, str], Source]] = {
+    'tfds': tfds.load,
+    'folder': folder.load,
+    'digits': arrays.load_digits,
+    'fashion_mnist': arrays.load_fashion_mnist,
+    'synthetic': arrays.load_synthetic,
+}
+
+
+def load(config: ConfigDict, split: str) -> Source:
+    """Opens one split of the config's data set.
+
+    Args:
+      config: the run's config.
+      split: name of the split, as the source calls it.
+
+    Raises:
+      UserError: there is no such source, data set or split, or it is empty.
+    """
+    name = config.dataset.source
+    if name not in SOURCES:
+        raise UserError(f'config.dataset.source is {name!r}{nearest(name, SOURCES)}')
+    source = SOURCES[name](config, split)
+    if not len(source):
+        raise UserError(f'split {split!r} of {name} is empty')
+    return source

@@ -1,0 +1,152 @@
+"""Sources that are arrays in memory: digits, Fashion-MNIST, random pictures."""
+
+import gzip
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from xception_flax.data.sources import tfds
+from xception_flax.data.sources.base import Record, Source
+from xception_flax.runtime.errors import UserError
+
+FASHION_CLASSES = (
+    'T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat',
+    'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot',
+)  # fmt: skip
+# Where Debian's package dataset-fashion-mnist puts the four files.
+FASHION_DIR = '/usr/share/datasets/fashion-mnist'
+FASHION_PREFIXES = {'train': 'train', 'test': 't10k'}
+
+
+class ArraySource:
+    """Pictures in an array of uint8, `[N, H, W]` (grey) or `[N, H, W, 3]`."""
+
+    def __init__(self, title: str, pictures: np.ndarray, labels: np.ndarray, names: Sequence[str]):
+        self.title, self.pictures, self.labels = title, pictures, labels
+        self.class_names = names
+        self.num_classes = len(names)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(picture=self.pictures[index], label=int(self.labels[index]))
+
+    def name(self, index: int) -> str:
+        """The data set's name and the picture's number in the split."""
+        return f'{self.title}[{index}]'
+
+
+class SyntheticSource:
+    """Random pictures, `[size, size, 3]`, with random labels: as many as ImageNet has.
+
+    They come from a pool of 64, so that making them costs nothing.
+    """
+
+    POOL = 64
+    EXAMPLES = {'train': 1_281_167, 'validation': 50_000}
+
+    def __init__(self, split: str, size: int, num_classes: int):
+        rng = np.random.default_rng(0)
+        self.pool = rng.integers(0, 256, (self.POOL, size, size, 3), dtype=np.uint8)
+        self.num_classes = num_classes
+        self.class_names = ()
+        self.examples = self.EXAMPLES[split]
+
+    def __len__(self) -> int:
+        return self.examples
+
+    def __getitem__(self, index: int) -> Record:
+        # A multiplicative hash: labels look random and depend on the index alone.
+        label = (index * 2_654_435_761 % 2**32) % self.num_classes
+        return Record(picture=self.pool[index % self.POOL], label=label)
+
+    def name(self, index: int) -> str:
+        """The picture's number."""
+        return f'synthetic[{index}]'
+
+
+def load_digits(config: ConfigDict, split: str) -> Source:
+    """Opens scikit-learn's digits: 1,797 real scans of 8x8 pixels, 10 classes.
+
+    It has no split of its own: a fixed permutation puts 360 pictures into 'test' and the other
+    1,437 into 'train'.
+
+    Raises:
+      UserError: the split is neither 'train' nor 'test'.
+    """
+    from sklearn.datasets import load_digits as load  # slow to import
+
+    _check_split('digits', split, ('train', 'test'))
+    digits = load()
+    order = np.random.RandomState(0).permutation(len(digits.target))
+    chosen = order[:360] if split == 'test' else order[360:]
+    pictures = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+    names = [str(name) for name in digits.target_names]
+    return ArraySource(f'digits/{split}', pictures, digits.target[chosen], names)
+
+
+def load_fashion_mnist(config: ConfigDict, split: str) -> Source:
+    """Opens Fashion-MNIST: 60,000 + 10,000 grey pictures of 28x28 pixels, 10 classes.
+
+    It is read from the four IDX files in `config.dataset.data_dir` (by default where Debian's
+    package puts them) or, where they are not, as TFDS prepared it.
+
+    Raises:
+      UserError: the split is neither 'train' nor 'test', or the data is in neither place.
+    """
+    _check_split('fashion_mnist', split, tuple(FASHION_PREFIXES))
+    folder = pathlib.Path(config.dataset.data_dir or FASHION_DIR).expanduser()
+    prefix = FASHION_PREFIXES[split]
+    files = [folder / f'{prefix}-{kind}' for kind in ('images-idx3-ubyte', 'labels-idx1-ubyte')]
+    paths = [next((p for p in (f, f.with_name(f.name + '.gz')) if p.exists()), f) for f in files]
+    if all(path.exists() for path in paths):
+        pictures, labels = (read_idx(path) for path in paths)
+        if len(pictures) != len(labels):
+            raise UserError(f'{paths[0]} has {len(pictures)} pictures, {paths[1]} {len(labels)} labels')
+        return ArraySource(f'fashion_mnist/{split}', pictures, labels, FASHION_CLASSES)
+    try:
+        return tfds.open_split('fashion_mnist', '', config.dataset.data_dir, split)
+    except UserError as error:
+        raise UserError(
+            f'no Fashion-MNIST: {folder} has no {files[0].name}[.gz] and {files[1].name}[.gz] '
+            f"(Debian: apt-get install dataset-fashion-mnist), and TFDS says: {error}"
+        ) from error
+
+
+def load_synthetic(config: ConfigDict, split: str) -> Source:
+    """Makes random pictures of the network's input size, to measure speed without data.
+
+    Raises:
+      UserError: the split is neither 'train' nor 'validation'.
+    """
+    _check_split('synthetic', split, tuple(SyntheticSource.EXAMPLES))
+    return SyntheticSource(split, config.image_size, config.dataset.num_classes or 1000)
+
+
+def read_idx(path: pathlib.Path) -> np.ndarray:
+    """Reads an IDX file of unsigned bytes (Yann LeCun's format), gzipped or not.
+
+    Raises:
+      UserError: it is no such file, or it is damaged.
+    """
+    try:
+        data = path.read_bytes()
+        if path.suffix == '.gz':
+            data = gzip.decompress(data)
+    except (OSError, EOFError) as error:
+        raise UserError(f'{path} cannot be read: {error}') from error
+    if data[:3] != b'\0\0\x08' or len(data) < 4:
+        raise UserError(f'{path} is no IDX file of bytes')
+    header = 4 + 4 * data[3]
+    shape = np.frombuffer(data[4:header], '>u4').astype(int)
+    if len(data) - header != shape.prod():
+        raise UserError(f'{path} is damaged: {len(data) - header} bytes for a shape of {tuple(shape)}')
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _check_split(title: str, split: str, splits: tuple[str, ...]) -> None:
+    if split not in splits:
+        raise UserError(f'{title} has no split {split!r}; choose from {splits}')

@@ -1,0 +1,52 @@
+"""The networks, by name."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+
+from xception_flax.models.xception import Xception
+from xception_flax.runtime.errors import UserError, nearest
+
+MODELS: dict[str, type[nn.Module]] = {'xception': Xception}
+
+# Fields of every network that are no options of its own: flax's, and what the data and the run set.
+_NOT_OPTIONS = frozenset({'parent', 'name', 'num_classes', 'dtype'})
+
+
+def options(name: str) -> dict[str, Any]:
+    """The options of the network `name`, with their defaults."""
+    fields = dataclasses.fields(_lookup(name))
+    return {field.name: field.default for field in fields if field.name not in _NOT_OPTIONS}
+
+
+def create_model(name: str, num_classes: int = 1000, **kwargs: Any) -> nn.Module:
+    """Makes a network.
+
+    `model.init(rng, x, train=False)` and `model.apply(variables, x, train=...)` take pictures `x`
+    `[N, H, W, 3]` in [-1, 1]; the result is logits, `[N, num_classes]`.
+
+    Args:
+      name: one of `MODELS`, such as 'xception'.
+      num_classes: number of logits.
+      **kwargs: the network's options (for Xception, the attributes of `models.xception.Xception`)
+        and `dtype`, the compute type.
+
+    Raises:
+      UserError: there is no such network or option, or an option has an impossible value.
+    """
+    model = _lookup(name)
+    known = [*options(name), 'dtype']
+    for key in kwargs:
+        if key not in known:
+            raise UserError(f'{name} has no option {key!r}{nearest(key, known)}')
+    try:
+        return model(num_classes=num_classes, **kwargs)
+    except (TypeError, ValueError) as error:
+        raise UserError(f'{name}: {error}') from error
+
+
+def _lookup(name: str) -> type[nn.Module]:
+    if name not in MODELS:
+        raise UserError(f'there is no network {name!r}{nearest(name, MODELS)}')
+    return MODELS[name]

@@ -1,0 +1,172 @@
+"""The building blocks that the networks share: batch norm, convolution, separable convolution."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from xception_flax import ops
+
+Dtype = Any
+# Any constructor of a module, with some of its options bound by functools.partial.
+Module = Callable[..., Any]
+
+# What may stand between the depthwise and the pointwise convolution (paper, section 4.7).
+INTERMEDIATE = ('none', 'relu', 'elu', 'bn_relu', 'bn_elu')
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'elu': nn.elu}
+
+# Keras's default for convolutions and dense layers, and so that of its Xception.
+kernel_init = nn.initializers.glorot_uniform()
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over `[N, H, W]`, with float32 statistics whatever the compute type.
+
+    Under `jax.jit` on a sharded batch, `N` is the *global* batch. With `group_size` the batch is
+    cut into groups of that many neighbouring pictures, each normalised by its own statistics, and
+    the running statistics take the mean over the groups. `group_size=32` is then what each of the
+    paper's 60 workers did, on any number of devices; and where a group lies within one device,
+    nothing is communicated.
+
+    The running variance is the biased one, as in Keras.
+
+    Attributes:
+      momentum: share of the running statistics that a step keeps.
+      epsilon: added to the variance.
+      use_scale: whether there is a learned scale (gamma).
+      group_size: pictures per group; 0 for one group, the whole batch.
+      dtype: type of the result.
+    """
+
+    momentum: float = 0.99
+    epsilon: float = 1e-3
+    use_scale: bool = True
+    group_size: int = 0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Normalises `x`, `[N, ..., C]`; in training it also updates the running statistics.
+
+        Raises:
+          ValueError: `N` is no multiple of `group_size`.
+        """
+        features = x.shape[-1]
+        running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (features,), jnp.float32)
+        running_var = self.variable('batch_stats', 'var', jnp.ones, (features,), jnp.float32)
+        bias = self.param('bias', nn.initializers.zeros, (features,), jnp.float32)
+        scale = 1.0
+        if self.use_scale:
+            scale = self.param('scale', nn.initializers.ones, (features,), jnp.float32)
+
+        if not train:
+            return self._normalise(x, running_mean.value, running_var.value, scale, bias)
+
+        group_size = self.group_size or x.shape[0]
+        if x.shape[0] % group_size:
+            raise ValueError(
+                f'a batch of {x.shape[0]} cannot be cut into batch-norm groups of {group_size}'
+            )
+        grouped = x.reshape(-1, group_size, *x.shape[1:])
+        axes = tuple(range(1, grouped.ndim - 1))
+        wide = grouped.astype(jnp.float32)
+        mean = jnp.mean(wide, axes, keepdims=True)
+        var = jnp.maximum(jnp.mean(jnp.square(wide), axes, keepdims=True) - jnp.square(mean), 0.0)
+        if not self.is_initializing():
+            for running, new in ((running_mean, mean), (running_var, var)):
+                new = jnp.mean(new, 0).reshape(features)
+                running.value = self.momentum * running.value + (1 - self.momentum) * new
+        return self._normalise(grouped, mean, var, scale, bias).reshape(x.shape)
+
+    def _normalise(self, x, mean, var, scale, bias):
+        multiplier = jax.lax.rsqrt(var + self.epsilon) * scale
+        return ((x - mean) * multiplier + bias).astype(self.dtype)
+
+
+class ConvBN(nn.Module):
+    """A convolution without bias, then batch norm.
+
+    Attributes:
+      features: output channels.
+      kernel: side of the kernel.
+      strides: stride in both directions.
+      padding: 'SAME' or 'VALID'.
+      norm: makes the batch norm.
+      dtype: compute type.
+    """
+
+    features: int
+    kernel: int = 3
+    strides: int = 1
+    padding: str = 'SAME'
+    norm: Module = BatchNorm
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, features]`."""
+        x = nn.Conv(
+            self.features,
+            (self.kernel, self.kernel),
+            self.strides,
+            self.padding,
+            use_bias=False,
+            kernel_init=kernel_init,
+            dtype=self.dtype,
+            name='conv',
+        )(x)
+        return self.norm(name='bn')(x, train)
+
+
+class DepthwiseConv(nn.Module):
+    """A 3x3 convolution of each channel by itself: `[N, H, W, C]` to `[N, H, W, C]`."""
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolves `x`, `[N, H, W, C]`, with a kernel `[3, 3, 1, C]`, padding SAME."""
+        kernel = self.param('kernel', kernel_init, (3, 3, 1, x.shape[-1]), jnp.float32)
+        return ops.depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype))
+
+
+class SeparableConv(nn.Module):
+    """Depthwise 3x3, then pointwise 1x1 convolution, then batch norm.
+
+    Attributes:
+      features: output channels.
+      intermediate: what stands between depthwise and pointwise, one of `INTERMEDIATE`. The paper
+        finds nothing best (Figure 10); DeepLabv3+ puts batch norm and ReLU there.
+      norm: makes the batch norm.
+      dtype: compute type.
+    """
+
+    features: int
+    intermediate: str = 'none'
+    norm: Module = BatchNorm
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps `[N, H, W, C]` to `[N, H, W, features]`."""
+        x = DepthwiseConv(self.dtype, name='depthwise')(x)
+        if self.intermediate.startswith('bn_'):
+            x = self.norm(name='depthwise_bn')(x, train)
+        if self.intermediate != 'none':
+            x = ACTIVATIONS[self.intermediate.removeprefix('bn_')](x)
+        x = nn.Conv(
+            self.features,
+            (1, 1),
+            use_bias=False,
+            kernel_init=kernel_init,
+            dtype=self.dtype,
+            name='pointwise',
+        )(x)
+        return self.norm(name='bn')(x, train)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """3x3 max pooling with stride 2 and padding SAME: `[N, H, W, C]` to `[N, H/2, W/2, C]`."""
+    return nn.max_pool(x, (3, 3), (2, 2), 'SAME')

@@ -1,0 +1,3 @@
+"""Operations whose speed decides the network's: one meaning each."""
+
+from xception_flax.ops.depthwise import depthwise_conv as depthwise_conv

@@ -1,0 +1,1 @@
+"""What a run needs around its mathematics: devices, checkpoints, logs, progress, errors."""

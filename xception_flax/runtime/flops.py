@@ -1,0 +1,38 @@
+"""Floating-point work of a network, and what a device could do at best."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# Peak of dense bfloat16 matrix products, FLOP/s for one JAX device (a TPU v2 or v3 chip is two),
+# from Google's and NVIDIA's data sheets. The keys begin what JAX calls `device_kind`.
+PEAKS = {
+    'TPU v2': 22.5e12,
+    'TPU v3': 61.5e12,
+    'TPU v4': 275e12,
+    'TPU v5 lite': 197e12,
+    'TPU v5': 459e12,
+    'TPU v6 lite': 918e12,
+    'NVIDIA A100': 312e12,
+    'NVIDIA H100 PCIe': 756e12,
+    'NVIDIA H100': 989e12,
+    'NVIDIA H200': 989e12,
+    'NVIDIA L4': 121e12,
+    'NVIDIA V100': 125e12,
+    'Tesla V100': 125e12,
+    'Tesla T4': 65e12,
+}
+
+
+def peak(device: jax.Device) -> float | None:
+    """The device's peak in FLOP/s, or None if it is not in the table."""
+    kinds = [kind for kind in PEAKS if device.device_kind.startswith(kind)]
+    return PEAKS[max(kinds, key=len)] if kinds else None
+
+
+def training_flops(model: nn.Module, image_size: int) -> float:
+    """FLOPs to train on one picture: three times those of a forward pass, as usual."""
+    x = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
+    lowered = jax.jit(lambda v, x: model.apply(v, x, train=False)).lower(variables, x)
+    return 3 * lowered.cost_analysis()['flops']

@@ -1,0 +1,102 @@
+"""What a person sees of a run: a bar on a terminal, lines elsewhere; and the clock."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Shows how far a training is, and times it.
+
+    Attributes:
+      seconds: time spent in training steps so far, over all starts; evaluation, saving and
+        compilation do not count.
+    """
+
+    def __init__(self, total: int, visible: bool):
+        """Prepares for `total` steps; only one host should be `visible`."""
+        self.total, self.visible = total, visible
+        self.seconds = 0.0
+        self._terminal = visible and sys.stderr.isatty()
+        self._bar: tqdm | None = None
+        self._since: float | None = None
+        self._window = (0, 0.0)
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        if self.visible:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def start(self, step: int) -> None:
+        """Starts the clock, at a step that is done."""
+        self._window = (step, self.seconds)
+        self._since = time.perf_counter()
+        if self._terminal:
+            self._bar = tqdm(total=self.total, initial=step, unit='step', dynamic_ncols=True)
+
+    def advance(self) -> None:
+        """Counts one more step."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def steps_per_second(self, step: int) -> float:
+        """The speed since this was last asked, without pauses."""
+        self._tick()
+        steps, seconds = step - self._window[0], self.seconds - self._window[1]
+        self._window = (step, self.seconds)
+        return steps / max(seconds, 1e-9)
+
+    def log(self, step: int, metrics: dict[str, float], batch_size: int, speed: float) -> None:
+        """Shows the training's own metrics."""
+        text = (
+            f'loss {metrics["loss"]:.4f}  top-1 {metrics["top1"]:.3f}  '
+            f'lr {metrics["learning_rate"]:.4g}  {speed * batch_size:,.0f} images/s'
+        )
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+        else:
+            left = duration((self.total - step) / max(speed, 1e-9))
+            self.say(f'step {step:,}/{self.total:,}  {text}  {left} left')
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Stops the clock meanwhile."""
+        self._tick()
+        self._since = None
+        yield
+        self._since = time.perf_counter()
+
+    def over(self, batches: Iterable[Any], total: int, title: str) -> Iterable[Any]:
+        """The batches, with a second bar on a terminal."""
+        if not self._terminal:
+            return batches
+        return tqdm(batches, title, total, leave=False, unit='batch', dynamic_ncols=True)
+
+    def close(self) -> None:
+        """Ends the bar and the clock."""
+        self._tick()
+        self._since = None
+        if self._bar is not None:
+            self._bar.close()
+
+    def _tick(self) -> None:
+        if self._since is not None:
+            now = time.perf_counter()
+            self.seconds += now - self._since
+            self._since = now
+
+
+def duration(seconds: float) -> str:
+    """A length of time in the two largest units that it has, such as '2 h 5 min'."""
+    days, rest = divmod(round(seconds), 86_400)
+    hours, rest = divmod(rest, 3_600)
+    minutes, rest = divmod(rest, 60)
+    parts = [(days, 'd'), (hours, 'h'), (minutes, 'min'), (rest, 's')]
+    while len(parts) > 1 and not parts[0][0]:
+        parts.pop(0)
+    return ' '.join(f'{value} {unit}' for value, unit in parts[:2])

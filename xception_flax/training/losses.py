@@ -1,0 +1,32 @@
+"""Losses, one value a picture."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+
+
+def softmax(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Cross entropy of the softmax of `logits` `[N, C]` against `targets` `[N, C]`, to `[N]`."""
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+def sigmoid(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Cross entropy of each class by itself, summed over classes: `[N, C]`, `[N, C]` to `[N]`."""
+    return optax.sigmoid_binary_cross_entropy(logits, targets).sum(-1)
+
+
+LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    'softmax': softmax,
+    'sigmoid': sigmoid,
+}
+
+
+def smooth(targets: jax.Array, amount: float, loss: str) -> jax.Array:
+    """Label smoothing of `targets` `[N, C]`.
+
+    For softmax, `amount` of the probability is spread evenly over the classes (Inception V3 paper,
+    section 7); for sigmoid, each target moves to 1/2 by it.
+    """
+    rest = 1 / targets.shape[-1] if loss == 'softmax' else 0.5
+    return targets * (1 - amount) + amount * rest

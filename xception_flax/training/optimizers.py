@@ -1,0 +1,93 @@
+"""Optimizers and learning-rate schedules by name, made of optax's parts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from xception_flax.config.durations import Durations
+
+
+def decayed(params: Any) -> Any:
+    """Which parameters weight decay acts on: kernels, not biases or batch norm."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
+
+
+def _sgd(o: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    l2 = optax.add_decayed_weights(o.weight_decay, decayed)
+    return optax.chain(l2, optax.sgd(schedule, o.momentum, o.nesterov))
+
+
+def _rmsprop(o: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    # As in TensorFlow, with which the papers' networks were trained: epsilon inside the root, the
+    # mean square starting at 1, the learning rate inside the momentum.
+    rms = optax.rmsprop(
+        schedule, o.decay, o.epsilon, initial_scale=1.0, eps_in_sqrt=True, momentum=o.momentum
+    )
+    return optax.chain(optax.add_decayed_weights(o.weight_decay, decayed), rms)
+
+
+def _adamw(o: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adamw(
+        schedule, o.beta1, o.beta2, o.epsilon, weight_decay=o.weight_decay, mask=decayed
+    )
+
+
+def _lars(o: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.lars(
+        schedule, o.weight_decay, decayed, trust_ratio_mask=decayed,
+        momentum=o.momentum, nesterov=o.nesterov,
+    )  # fmt: skip
+
+
+def _lamb(o: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.lamb(
+        schedule, o.beta1, o.beta2, o.epsilon, weight_decay=o.weight_decay, mask=decayed
+    )
+
+
+OPTIMIZERS: dict[str, Callable[[ConfigDict, optax.Schedule], optax.GradientTransformation]] = {
+    'sgd': _sgd,
+    'rmsprop': _rmsprop,
+    'adamw': _adamw,
+    'lars': _lars,
+    'lamb': _lamb,
+}
+
+
+def _exponential(s: ConfigDict, durations: Durations) -> optax.Schedule:
+    return optax.exponential_decay(
+        s.learning_rate,
+        durations.decay,  # type: ignore[arg-type]  # may be a fraction of a step
+        s.decay_rate,
+        staircase=s.staircase,
+        end_value=s.learning_rate * s.final,
+    )
+
+
+SCHEDULES: dict[str, Callable[[ConfigDict, Durations], optax.Schedule]] = {
+    'constant': lambda s, durations: optax.constant_schedule(s.learning_rate),
+    'exponential': _exponential,
+    'cosine': lambda s, durations: optax.cosine_decay_schedule(
+        s.learning_rate, durations.total - durations.warmup, s.final
+    ),
+}
+
+
+def make_schedule(config: ConfigDict, durations: Durations) -> optax.Schedule:
+    """The learning rate by step: a linear warm-up from 0, then the schedule by name."""
+    schedule = SCHEDULES[config.schedule.name](config.schedule, durations)
+    if not durations.warmup:
+        return schedule
+    warmup = optax.linear_schedule(0.0, config.schedule.learning_rate, durations.warmup)
+    return optax.join_schedules([warmup, schedule], [durations.warmup])
+
+
+def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimizer by name; the gradient's norm is clipped first, before L2 is added."""
+    optimizer = OPTIMIZERS[config.optimizer.name](config.optimizer, schedule)
+    if not config.optimizer.clip_norm:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(config.optimizer.clip_norm), optimizer)

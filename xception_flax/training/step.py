@@ -1,0 +1,131 @@
+"""One training step and one evaluation step: pure functions of state and batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from xception_flax.training import losses, metrics
+from xception_flax.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def normalise(pictures: jax.Array) -> jax.Array:
+    """Scales pictures `[N, H, W, 3]` from uint8 to [-1, 1] float32."""
+    return pictures.astype(jnp.float32) / 127.5 - 1
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    config: ConfigDict,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Makes the function that does one update.
+
+    The batch is {'image' `[N, S, S, 3]` uint8, 'label' `[N]` int32}; the metrics are scalars, of
+    the batch before the update. With `config.accumulation` the batch is worked through in so many
+    micro-batches: the gradient is their mean, and the running statistics move once, towards the
+    mean of theirs. It is the step of one batch whose batch norm groups are the micro-batches.
+    """
+    loss_of_pictures = losses.LOSSES[config.loss]
+
+    def forward(params: Any, batch_stats: Any, batch: Batch, rng: jax.Array):
+        mix_rng, dropout_rng = jax.random.split(rng)
+        pictures = normalise(batch['image'])
+        targets = jax.nn.one_hot(batch['label'], model.num_classes)
+        targets = losses.smooth(targets, config.label_smoothing, config.loss)
+        if config.mixup:
+            share = jax.random.beta(mix_rng, config.mixup, config.mixup)
+            share = jnp.maximum(share, 1 - share)  # the label's own picture is the larger part
+            pictures = share * pictures + (1 - share) * jnp.roll(pictures, 1, 0)
+            targets = share * targets + (1 - share) * jnp.roll(targets, 1, 0)
+        logits, updates = model.apply(
+            {'params': params, 'batch_stats': batch_stats},
+            pictures,
+            train=True,
+            mutable=['batch_stats'],
+            rngs={'dropout': dropout_rng},
+        )
+        loss = loss_of_pictures(logits, targets).mean()
+        top1 = metrics.in_top(logits, batch['label'], 1).mean()
+        return loss, (updates.get('batch_stats', {}), {'loss': loss, 'top1': top1})
+
+    def gradients(state: TrainState, batch: Batch, rng: jax.Array):
+        grads, (batch_stats, scalars) = jax.grad(forward, has_aux=True)(
+            state.params, state.batch_stats, batch, rng
+        )
+        return grads, batch_stats, scalars
+
+    def accumulated_gradients(state: TrainState, batch: Batch, rng: jax.Array):
+        # Micro-batch i is pictures i, i + k, i + 2k, ...: each device then finds its part of every
+        # micro-batch among the pictures that it holds already.
+        k = config.accumulation
+        parts = jax.tree.map(lambda x: x.reshape(-1, k, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        def add(total, part):
+            new = gradients(state, part[0], jax.random.fold_in(rng, part[1]))
+            return jax.tree.map(jnp.add, total, new), None
+
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype),
+            jax.eval_shape(gradients, state, jax.tree.map(lambda x: x[0], parts), rng),
+        )
+        total, _ = jax.lax.scan(add, zeros, (parts, jnp.arange(k)))
+        return jax.tree.map(lambda x: x / k, total)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+        compute = accumulated_gradients if config.accumulation > 1 else gradients
+        grads, batch_stats, scalars = compute(state, batch, rng)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = {'params': params, 'batch_stats': batch_stats}
+        ema = None
+        if state.ema is not None:
+            # Early averages forget faster, as TensorFlow's ExponentialMovingAverage(num_updates).
+            decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
+            ema = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.ema, new)
+        scalars |= {
+            'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
+            'gradient_norm': optax.global_norm(grads),
+        }
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            ema=ema,
+        )
+        return state, scalars
+
+    return train_step
+
+
+def make_eval_step(model: nn.Module, config: ConfigDict) -> Callable[[Any, Batch], Metrics]:
+    """Makes the function that sums top-1, top-5, loss and number of examples over a batch.
+
+    It takes the variables and a batch {'image', 'label', 'mask' `[N]`}; pictures whose mask is 0
+    do not count.
+    """
+    loss_of_pictures = losses.LOSSES[config.loss]
+
+    def eval_step(variables: Any, batch: Batch) -> Metrics:
+        logits = model.apply(variables, normalise(batch['image']), train=False)
+        labels, mask = batch['label'], batch['mask']
+        targets = jax.nn.one_hot(labels, model.num_classes)
+        values = {
+            'top1': metrics.in_top(logits, labels, 1),
+            'top5': metrics.in_top(logits, labels, 5),
+            'loss': loss_of_pictures(logits, targets),
+            'examples': jnp.ones_like(mask),
+        }
+        return {name: jnp.sum(jnp.where(mask > 0, v, 0)) for name, v in values.items()}
+
+    return eval_step

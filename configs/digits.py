@@ -10,7 +10,7 @@ def get_config():
     c.image_size = 16
     c.batch_size = 128
     c.total_epochs = 40.0
-    c.eval_epochs = 5.0
+    c.eval_epochs = 4.0
     c.log_epochs = 1.0
 
     c.xception.stem = 'small'

@@ -17,6 +17,7 @@ from xception_flax.config import reading
 from xception_flax.runtime.errors import UserError
 
 reading.define_flag()
+flags.adopt_module_key_flags(reading)
 flags.DEFINE_string('workdir', None, 'Where checkpoints, logs and curves go. Required.')
 
 

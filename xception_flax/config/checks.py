@@ -80,10 +80,12 @@ def check(config: ConfigDict, examples: int, num_classes: int, devices: int) -> 
             f'config.dataset.num_classes is {config.dataset.num_classes}, but the data has '
             f'{num_classes} classes; leave it unset to take the number from the data'
         )
-    _check_batch(config, devices)
+    check_batch(config, devices)
     durations = Durations.resolve(config, examples)
     if config.schedule.name == 'exponential' and not durations.decay:
-        raise UserError("config.schedule.name is 'exponential'; set config.schedule.decay_epochs too")
+        raise UserError(
+            "config.schedule.name is 'exponential'; set config.schedule.decay_epochs too"
+        )
     if durations.warmup >= durations.total:
         raise UserError(
             f'the warm-up of {durations.warmup} steps is not shorter than the training of '
@@ -103,7 +105,7 @@ def check_values(config: ConfigDict) -> None:
             raise UserError(f'config.{path} is {config[path]!r}{nearest(config[path], choices)}')
     for path, (low, high) in RANGES.items():
         if not low <= config[path] <= high:
-            raise UserError(f'config.{path} is {config[path]}; it must be in [{low:g}, {high:g}]')
+            raise UserError(f'config.{path} is {config[path]}; it must be between {low} and {high}')
     for path, top in (('augment.area', 1.0), ('augment.aspect', 100.0)):
         value = config[path]
         if len(value) != 2 or not 0 < value[0] <= value[1] <= top:
@@ -122,10 +124,17 @@ def build_model(config: ConfigDict, num_classes: int):
     return models.create_model(config.model, num_classes, dtype=jnp.dtype(config.dtype), **options)
 
 
-def _check_batch(config: ConfigDict, devices: int) -> None:
+def check_batch(config: ConfigDict, devices: int) -> None:
+    """Checks that the batch can be divided over devices, micro-batches and batch-norm groups.
+
+    Raises:
+      UserError: it cannot; says of what it should be a multiple.
+    """
     size, accumulation = config.batch_size, config.accumulation
     if size % (devices * accumulation):
-        per = f'{devices} devices' + (f' x {accumulation} micro-batches' if accumulation > 1 else '')
+        per = f'{devices} devices' + (
+            f' x {accumulation} micro-batches' if accumulation > 1 else ''
+        )
         raise UserError(
             f'config.batch_size is {size}, which cannot be divided over {per}; '
             f'take a multiple of {devices * accumulation}'

@@ -28,14 +28,18 @@ def define_flag() -> None:
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses the command line, for `app.run(flags_parser=...)`: a mistake ends it in one line."""
     try:
-        keys = [m[1] for arg in argv if (m := re.match(r'--?config\.([^=]+)', arg))]
-        for arg in argv:
-            if match := re.match(r'--?config=(.*)', arg):
-                read_file(match[1])
-                check_keys(keys)
+        keys = [m[1] for arg in argv if (m := re.match(r'--?(?:no)?config\.([^=]+)', arg))]
+        files = [m[1] for m in re.finditer(r'(?:^|\0)--?config[=\0]([^\0]*)', '\0'.join(argv))]
+        for file in files:
+            read_file(file)
+        check_keys(keys)
+        if keys and not files:
+            raise UserError(f'config.{keys[0]} is set, but there is no --config=FILE to change')
         rest = flags.FLAGS(list(argv))
         if len(rest) > 1:
-            raise UserError(f'{rest[1]!r} is not understood; settings are given as --config.KEY=VALUE')
+            raise UserError(
+                f'{rest[1]!r} is not understood; settings are given as --config.KEY=VALUE'
+            )
         if flags.FLAGS['config'].present:
             override_units(flags.FLAGS.config, keys)
         return rest
@@ -82,7 +86,7 @@ def override_units(config: ConfigDict, keys: Sequence[str]) -> None:
         if unit in schema.UNITS:
             for sibling in (f'{stem}_{other}' for other in schema.UNITS):
                 if sibling in known and sibling not in keys:
-                    config[sibling] = None
+                    config.update_from_flattened_dict({sibling: None})
 
 
 def to_json(config: ConfigDict) -> str:
@@ -105,7 +109,7 @@ def from_json(path: pathlib.Path) -> ConfigDict:
     config = schema.default()
     try:
         _fill(config, stored)
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f'{path}: {_explain(error)}') from error
     return config
 
@@ -121,9 +125,12 @@ def _fill(config: ConfigDict, stored: dict[str, Any]) -> None:
 def _explain(error: Exception) -> str:
     """What a failing config file did, in one line; ConfigDict's own words name all its fields."""
     known = schema.paths(schema.default())
-    if isinstance(error, AttributeError | KeyError) and (m := re.search(r"['\"](\w+)", str(error))):
-        return f'there is no setting {m[1]!r}{_nearest_path(m[1], known)}'
-    cast = re.search(r"field '(\w+)'.*?\. (.*) is of .*<class '(\w+)'> and .*<class '(\w+)'>", str(error))
+    missing = re.search(r'Key "(\w+)', str(error)) or re.search(r'[\'"](\w+)', str(error))
+    if isinstance(error, AttributeError | KeyError) and missing:
+        return f'there is no setting {missing[1]!r}{_nearest_path(missing[1], known)}'
+    cast = re.search(
+        r"field '(\w+)'.*?\. (.*) is of .*<class '(\w+)'> and .*<class '(\w+)'>", str(error)
+    )
     if isinstance(error, TypeError) and cast:
         return f'{cast[1]} takes {cast[4]}, not {cast[2]} ({cast[3]})'
     return _one_line(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'

@@ -4,7 +4,7 @@ A file in `configs/` starts from `default()` and changes what differs. A setting
 command line by its path: `--config.optimizer.momentum=0.95`.
 
 Durations (`total`, `eval`, `checkpoint`, `log`, the schedule's `warmup` and `decay`) are given in
-one unit, by the ending of their name: `_steps`, `_epochs`, `_examples` or `_percent` (of the total).
+one unit, by the ending of their name: `_steps`, `_epochs`, `_examples`, or `_percent` of the total.
 A unit given on the command line takes the place of the file's.
 """
 
@@ -98,7 +98,7 @@ def add_duration(section: ConfigDict, name: str) -> None:
 
 def paths(config: ConfigDict, prefix: str = '') -> list[str]:
     """The path of every setting, such as 'optimizer.momentum'."""
-    found = []
+    found: list[str] = []
     for key, value in config.items():
         inner = isinstance(value, ConfigDict)
         found += paths(value, f'{prefix}{key}.') if inner else [prefix + key]

@@ -64,7 +64,8 @@ def for_training(picture: np.ndarray, config: ConfigDict, rng: np.random.Generat
     """
     size, augment = config.image_size, config.augment
     if augment.crop == 'inception':
-        top, left, height, width = inception_crop(*picture.shape[:2], augment, rng)
+        height, width = picture.shape[:2]
+        top, left, height, width = inception_crop(height, width, augment, rng)
         picture = picture[top : top + height, left : left + width]
         picture = _resize(picture, size, size, config.interpolation)
     else:
@@ -81,7 +82,9 @@ def for_training(picture: np.ndarray, config: ConfigDict, rng: np.random.Generat
 def inception_crop(
     height: int, width: int, augment: ConfigDict, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Draws a crop of random area and aspect, both uniform (TensorFlow's `inception_preprocessing`).
+    """Draws a crop of random area and aspect, both uniform.
+
+    As `inception_preprocessing` of TensorFlow's models does.
 
     Returns:
       top, left, height and width in pixels. After ten draws that do not fit: the whole picture.

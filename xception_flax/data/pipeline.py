@@ -28,7 +28,7 @@ def training_batches(
     Args:
       source: the training split.
       config: the run's config.
-      start: the global index of the first example, a multiple of nothing.
+      start: the global index of the first example.
       host: number of this host.
       hosts: number of hosts; they divide the batch.
 
@@ -62,7 +62,7 @@ def evaluation_batches(
 
 
 class HostShare(grain.MapDataset):
-    """This host's stretch of every global batch of the parent, one after the other."""
+    """One host's stretch of every global batch of the parent, one after the other."""
 
     def __init__(self, parent: grain.MapDataset, batch_size: int, host: int, hosts: int):
         super().__init__(parent)
@@ -111,7 +111,7 @@ class _Training(grain.transforms.RandomMap):
     def __init__(self, config: ConfigDict):
         self.config = config
 
-    def random_map(self, element: tuple[Source, int], rng: np.random.Generator) -> Batch:
+    def random_map(self, element: tuple[Source, int], rng: np.random.Generator) -> dict[str, Any]:
         picture, label = _read(*element)
         picture = pictures.for_training(picture, self.config, rng)
         return {'image': picture, 'label': np.int32(label)}
@@ -121,7 +121,7 @@ class _Evaluation(grain.transforms.Map):
     def __init__(self, config: ConfigDict):
         self.config = config
 
-    def map(self, element: tuple[Source, int]) -> Batch:
+    def map(self, element: tuple[Source, int]) -> dict[str, Any]:
         source, index = element
         if index >= len(source):
             blank = np.zeros((self.config.image_size,) * 2 + (3,), np.uint8)

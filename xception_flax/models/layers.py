@@ -21,6 +21,11 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'el
 kernel_init = nn.initializers.glorot_uniform()
 
 
+def wide(dtype: Dtype) -> Dtype:
+    """The type for statistics, means and logits of values of type `dtype`: float32 or wider."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over `[N, H, W]`, with float32 statistics whatever the compute type.
 
@@ -57,7 +62,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (features,), jnp.float32)
         running_var = self.variable('batch_stats', 'var', jnp.ones, (features,), jnp.float32)
         bias = self.param('bias', nn.initializers.zeros, (features,), jnp.float32)
-        scale = 1.0
+        scale = jnp.float32(1)
         if self.use_scale:
             scale = self.param('scale', nn.initializers.ones, (features,), jnp.float32)
 
@@ -71,9 +76,10 @@ class BatchNorm(nn.Module):
             )
         grouped = x.reshape(-1, group_size, *x.shape[1:])
         axes = tuple(range(1, grouped.ndim - 1))
-        wide = grouped.astype(jnp.float32)
-        mean = jnp.mean(wide, axes, keepdims=True)
-        var = jnp.maximum(jnp.mean(jnp.square(wide), axes, keepdims=True) - jnp.square(mean), 0.0)
+        values = grouped.astype(wide(x.dtype))
+        mean = jnp.mean(values, axes, keepdims=True)
+        mean_square = jnp.mean(jnp.square(values), axes, keepdims=True)
+        var = jnp.maximum(mean_square - jnp.square(mean), 0.0)
         if not self.is_initializing():
             for running, new in ((running_mean, mean), (running_var, var)):
                 new = jnp.mean(new, 0).reshape(features)

@@ -38,7 +38,12 @@ class DownsamplingBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, carry: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Maps `x` `[N, H, W, C]` to `[N, H/2, W/2, features[1]]`, the shortcut starting at `carry`.
+        """Maps `[N, H, W, C]` to `[N, H/2, W/2, features[1]]`.
+
+        Args:
+          x: the block's input.
+          carry: what the shortcut starts from: the input, or the last projection (the article's).
+          train: whether to normalise by batch statistics.
 
         Returns:
           The block's output and the projection that was added to it (the output itself when the
@@ -239,7 +244,9 @@ class Xception(nn.Module):
             ('bn_group_size', 0, 10**9),
         ):
             if not low <= getattr(self, name) <= high:
-                raise ValueError(f'{name} is {getattr(self, name)}; it must be in [{low}, {high}]')
+                raise ValueError(
+                    f'{name} is {getattr(self, name)}; it must be between {low} and {high}'
+                )
         if self.bn_epsilon <= 0:
             raise ValueError(f'bn_epsilon is {self.bn_epsilon}; it must be above 0')
         if any(features < 1 for features in self.fc_layers):
@@ -309,13 +316,13 @@ class Xception(nn.Module):
             name='exit_flow',
         )(x, train)
 
-        x = jnp.mean(x, (1, 2), dtype=jnp.float32)
+        x = jnp.mean(x, (1, 2), dtype=layers.wide(x.dtype))
         for i, features in enumerate(self.fc_layers, start=1):
             dense = functools.partial(nn.Dense, kernel_init=layers.kernel_init, dtype=self.dtype)
             x = nn.relu(dense(features, name=f'fc{i}')(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         logits = nn.Dense(self.num_classes, kernel_init=layers.kernel_init, name='logits')
-        return logits(x.astype(jnp.float32))
+        return logits(x.astype(layers.wide(x.dtype)))
 
     def _channels(self, *channels: int) -> Any:
         if self.width == 1:

@@ -1,5 +1,7 @@
 """Floating-point work of a network, and what a device could do at best."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -35,4 +37,5 @@ def training_flops(model: nn.Module, image_size: int) -> float:
     x = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
     lowered = jax.jit(lambda v, x: model.apply(v, x, train=False)).lower(variables, x)
-    return 3 * lowered.cost_analysis()['flops']
+    cost: Any = lowered.cost_analysis()
+    return 3 * cost['flops']

@@ -100,3 +100,11 @@ def duration(seconds: float) -> str:
     while len(parts) > 1 and not parts[0][0]:
         parts.pop(0)
     return ' '.join(f'{value} {unit}' for value, unit in parts[:2])
+
+
+def results_line(split: str, weights: str, values: dict[str, float]) -> str:
+    """The results of an evaluation in words."""
+    return (
+        f'{split}, {weights} weights: top-1 {values["top1"]:.4f}  top-5 {values["top5"]:.4f}  '
+        f'loss {values["loss"]:.4f}  ({values["examples"]:,} examples)'
+    )

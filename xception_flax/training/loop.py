@@ -1,4 +1,4 @@
-"""The training loop: set up, restore, step, evaluate, save, finish. One for all networks and data."""
+"""The training loop, one for all: set up, restore, step, evaluate, save, finish."""
 
 import collections
 import functools
@@ -17,7 +17,7 @@ from xception_flax.data import pipeline, sources
 from xception_flax.runtime import curves, flops, writers
 from xception_flax.runtime import mesh as meshes
 from xception_flax.runtime.checkpoints import Checkpoint, Checkpoints
-from xception_flax.runtime.progress import Progress, duration
+from xception_flax.runtime.progress import Progress, duration, results_line
 from xception_flax.training.evaluation import evaluate
 from xception_flax.training.optimizers import make_optimizer, make_schedule
 from xception_flax.training.state import TrainState, create_state
@@ -114,11 +114,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
         results = evaluate(eval_step, variables, eval_source, config, mesh, progress)
         for weights, values in results.items():
             record = {'step': step, 'split': config.dataset.eval_split, 'weights': weights}
-            progress.say(
-                f'step {step:,}  {config.dataset.eval_split}, {weights} weights: '
-                f'top-1 {values["top1"]:.4f}  top-5 {values["top5"]:.4f}  '
-                f'loss {values["loss"]:.4f}  ({values["examples"]:,} examples)'
-            )
+            line = results_line(config.dataset.eval_split, weights, values)
+            progress.say(f'step {step:,}  {line}')
             if writer:
                 writer.write({**record, **values})
         if primary:

@@ -60,7 +60,7 @@ OPTIMIZERS: dict[str, Callable[[ConfigDict, optax.Schedule], optax.GradientTrans
 def _exponential(s: ConfigDict, durations: Durations) -> optax.Schedule:
     return optax.exponential_decay(
         s.learning_rate,
-        durations.decay,  # type: ignore[arg-type]  # may be a fraction of a step
+        durations.decay,
         s.decay_rate,
         staircase=s.staircase,
         end_value=s.learning_rate * s.final,

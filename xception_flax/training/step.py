@@ -1,5 +1,6 @@
 """One training step and one evaluation step: pure functions of state and batch."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,7 @@ def make_train_step(
             share = jnp.maximum(share, 1 - share)  # the label's own picture is the larger part
             pictures = share * pictures + (1 - share) * jnp.roll(pictures, 1, 0)
             targets = share * targets + (1 - share) * jnp.roll(targets, 1, 0)
+        logits: Any
         logits, updates = model.apply(
             {'params': params, 'batch_stats': batch_stats},
             pictures,
@@ -96,7 +98,8 @@ def make_train_step(
             'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
             'gradient_norm': optax.global_norm(grads),
         }
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=params,
             batch_stats=batch_stats,
@@ -117,7 +120,7 @@ def make_eval_step(model: nn.Module, config: ConfigDict) -> Callable[[Any, Batch
     loss_of_pictures = losses.LOSSES[config.loss]
 
     def eval_step(variables: Any, batch: Batch) -> Metrics:
-        logits = model.apply(variables, normalise(batch['image']), train=False)
+        logits: Any = model.apply(variables, normalise(batch['image']), train=False)
         labels, mask = batch['label'], batch['mask']
         targets = jax.nn.one_hot(labels, model.num_classes)
         values = {

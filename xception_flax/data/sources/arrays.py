@@ -17,6 +17,8 @@ FASHION_CLASSES = (
 )  # fmt: skip
 # Where Debian's package dataset-fashion-mnist puts the four files.
 FASHION_DIR = '/usr/share/datasets/fashion-mnist'
+SYNTHETIC_POOL = 64
+SYNTHETIC_EXAMPLES = {'train': 1_281_167, 'validation': 50_000}  # as many as ImageNet
 FASHION_PREFIXES = {'train': 'train', 'test': 't10k'}
 
 
@@ -40,20 +42,17 @@ class ArraySource:
 
 
 class SyntheticSource:
-    """Random pictures, `[size, size, 3]`, with random labels: as many as ImageNet has.
+    """Random pictures, `[size, size, 3]`, with random labels.
 
-    They come from a pool of 64, so that making them costs nothing.
+    They come from a small pool, so that making them costs nothing.
     """
-
-    POOL = 64
-    EXAMPLES = {'train': 1_281_167, 'validation': 50_000}
 
     def __init__(self, split: str, size: int, num_classes: int):
         rng = np.random.default_rng(0)
-        self.pool = rng.integers(0, 256, (self.POOL, size, size, 3), dtype=np.uint8)
+        self.pool = rng.integers(0, 256, (SYNTHETIC_POOL, size, size, 3), dtype=np.uint8)
         self.num_classes = num_classes
         self.class_names = ()
-        self.examples = self.EXAMPLES[split]
+        self.examples = SYNTHETIC_EXAMPLES[split]
 
     def __len__(self) -> int:
         return self.examples
@@ -61,7 +60,7 @@ class SyntheticSource:
     def __getitem__(self, index: int) -> Record:
         # A multiplicative hash: labels look random and depend on the index alone.
         label = (index * 2_654_435_761 % 2**32) % self.num_classes
-        return Record(picture=self.pool[index % self.POOL], label=label)
+        return Record(picture=self.pool[index % SYNTHETIC_POOL], label=label)
 
     def name(self, index: int) -> str:
         """The picture's number."""
@@ -105,14 +104,16 @@ def load_fashion_mnist(config: ConfigDict, split: str) -> Source:
     if all(path.exists() for path in paths):
         pictures, labels = (read_idx(path) for path in paths)
         if len(pictures) != len(labels):
-            raise UserError(f'{paths[0]} has {len(pictures)} pictures, {paths[1]} {len(labels)} labels')
+            raise UserError(
+                f'{paths[0]} has {len(pictures)} pictures, {paths[1]} {len(labels)} labels'
+            )
         return ArraySource(f'fashion_mnist/{split}', pictures, labels, FASHION_CLASSES)
     try:
         return tfds.open_split('fashion_mnist', '', config.dataset.data_dir, split)
     except UserError as error:
         raise UserError(
             f'no Fashion-MNIST: {folder} has no {files[0].name}[.gz] and {files[1].name}[.gz] '
-            f"(Debian: apt-get install dataset-fashion-mnist), and TFDS says: {error}"
+            f'(Debian: apt-get install dataset-fashion-mnist), and TFDS says: {error}'
         ) from error
 
 
@@ -122,7 +123,7 @@ def load_synthetic(config: ConfigDict, split: str) -> Source:
     Raises:
       UserError: the split is neither 'train' nor 'validation'.
     """
-    _check_split('synthetic', split, tuple(SyntheticSource.EXAMPLES))
+    _check_split('synthetic', split, tuple(SYNTHETIC_EXAMPLES))
     return SyntheticSource(split, config.image_size, config.dataset.num_classes or 1000)
 
 
@@ -143,7 +144,9 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
     header = 4 + 4 * data[3]
     shape = np.frombuffer(data[4:header], '>u4').astype(int)
     if len(data) - header != shape.prod():
-        raise UserError(f'{path} is damaged: {len(data) - header} bytes for a shape of {tuple(shape)}')
+        raise UserError(
+            f'{path} is damaged: {len(data) - header} bytes for a shape of {tuple(shape)}'
+        )
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 

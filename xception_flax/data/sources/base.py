@@ -14,15 +14,15 @@ class Record(TypedDict):
 
 
 class Source(Protocol):
-    """Random access to the records of one split.
+    """Random access to the records of one split."""
 
-    Attributes:
-      num_classes: number of classes in the data set.
-      class_names: a name for each, or empty.
-    """
+    @property
+    def num_classes(self) -> int:
+        """Number of classes in the data set."""
 
-    num_classes: int
-    class_names: Sequence[str]
+    @property
+    def class_names(self) -> Sequence[str]:
+        """A name for each class, or empty."""
 
     def __len__(self) -> int:
         """Number of records."""

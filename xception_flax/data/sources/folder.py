@@ -55,7 +55,9 @@ def load(config: ConfigDict, split: str) -> Source:
     root = data_dir / split
     source = FolderSource(root, _folders(root))
     if not source.files:
-        raise UserError(f'{root} has no pictures; they are looked for as {root}/CLASS/*.jpg|jpeg|png')
+        raise UserError(
+            f'{root} has no pictures; they are looked for as {root}/CLASS/*.jpg|jpeg|png'
+        )
     return source
 
 

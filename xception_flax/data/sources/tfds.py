@@ -39,7 +39,9 @@ def load(config: ConfigDict, split: str) -> Source:
     """
     d = config.dataset
     if not d.name:
-        raise UserError("config.dataset.name is not set: name a TFDS data set, such as 'imagenet2012'")
+        raise UserError(
+            "config.dataset.name is not set: name a TFDS data set, such as 'imagenet2012'"
+        )
     return open_split(d.name, d.version, d.data_dir, split)
 
 
@@ -72,9 +74,7 @@ def open_split(name: str, version: str, data_dir: str, split: str) -> Source:
     if not {'image', 'label'} <= set(features):
         raise UserError(f'{folder} is no image classification set: it has {sorted(features)}')
     try:
-        records = builder.as_data_source(
-            split, decoders={'image': tfds.decode.SkipDecoding()}
-        )
+        records = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
     except (ValueError, KeyError) as error:
         raise UserError(
             f'{folder} has no split {split!r}; choose from {sorted(builder.info.splits)}'
@@ -89,7 +89,9 @@ def _version_folder(root: pathlib.Path, name: str, version: str) -> pathlib.Path
         "(needs TensorFlow: pip install -e '.[prepare]')"
     )
     parent = root / name
-    found = {p.parent.name for p in parent.glob('*/dataset_info.json')} if parent.is_dir() else set()
+    found = (
+        {p.parent.name for p in parent.glob('*/dataset_info.json')} if parent.is_dir() else set()
+    )
     if not found:
         configs = {p.parent.parent.name for p in parent.glob('*/*/dataset_info.json')}
         if configs:

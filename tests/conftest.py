@@ -1,0 +1,47 @@
+"""Set before anything imports jax or keras; and how tests start the programs."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+os.environ.setdefault('KERAS_BACKEND', 'jax')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# XLA's programs, shared by all processes that the tests start. Not JAX_COMPILATION_CACHE_DIR for
+# the tests themselves, whose own compilations are many and small.
+CACHE = os.path.join(tempfile.gettempdir(), f'xception_flax_tests_{os.getuid()}')
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def start(*args: str, devices: int = 1, **env: str) -> subprocess.Popen:
+    """Starts `python *args` in the project's root."""
+    return subprocess.Popen(
+        [sys.executable, *args],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            'JAX_COMPILATION_CACHE_DIR': CACHE,
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+            'JAX_NUM_CPU_DEVICES': str(devices),
+            **env,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope='session')
+def program():
+    """Runs `python *args`; gives what it printed, and fails if it failed."""
+
+    def run(*args: str, devices: int = 1, status: int = 0, **env: str) -> str:
+        process = start(*args, devices=devices, **env)
+        out, err = process.communicate(timeout=600)
+        assert process.returncode == status, f'{args}\n{out}\n{err}'
+        return out + err
+
+    return run

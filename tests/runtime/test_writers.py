@@ -1,0 +1,45 @@
+import json
+import math
+
+from tensorboard_files import scalars
+
+from xception_flax.runtime import writers
+
+
+def test_records_are_lines_of_json_and_scalars_of_tensorboard(tmp_path):
+    writer = writers.MetricWriter(tmp_path, 0)
+    writer.write({'step': 1, 'split': 'train', 'loss': 0.5, 'rate': math.inf})
+    writer.write({'step': 1, 'split': 'test', 'weights': 'live', 'top1': 0.25, 'examples': 4})
+    writer.close()
+    lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {'step': 1, 'split': 'train', 'loss': 0.5, 'rate': 'inf'},
+        {'step': 1, 'split': 'test', 'weights': 'live', 'top1': 0.25, 'examples': 4},
+    ]
+    assert scalars(tmp_path / 'tensorboard') == {
+        ('train/loss', 1): 0.5,
+        ('test/live/top1', 1): 0.25,
+        ('test/live/examples', 1): 4.0,
+    }
+
+
+def test_going_on_from_a_step_forgets_what_came_after_it(tmp_path):
+    writer = writers.MetricWriter(tmp_path, 0)
+    for step in (1, 2, 3):
+        writer.write({'step': step, 'split': 'train', 'loss': 1.0})
+    writer.close()
+    with (tmp_path / 'metrics.jsonl').open('a') as file:
+        file.write('{"step": 4, "spl')  # killed while writing
+    writer = writers.MetricWriter(tmp_path, 2)
+    writer.write({'step': 3, 'split': 'train', 'loss': 2.0})
+    writer.close()
+    records = writers.read(tmp_path / 'metrics.jsonl')
+    assert [(record['step'], record['loss']) for record in records] == [
+        (1, 1.0),
+        (2, 1.0),
+        (3, 2.0),
+    ]
+
+
+def test_a_file_that_is_not_there_has_no_records(tmp_path):
+    assert writers.read(tmp_path / 'metrics.jsonl') == []

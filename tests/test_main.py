@@ -1,0 +1,181 @@
+"""Whole runs on real data, as a user starts them."""
+
+import json
+import signal
+import time
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from conftest import start
+
+import xception_flax
+from xception_flax.data import sources
+
+DIGITS = (
+    '-m', 'xception_flax.main', '--config=configs/digits.py', '--config.total_steps=24',
+    '--config.eval_steps=8', '--config.log_steps=4', '--config.batch_size=64',
+    '--config.xception.middle_repeats=1',
+)  # fmt: skip
+
+
+def records(workdir):
+    """The lines of metrics.jsonl, less what depends on the clock."""
+    lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    for record in found:
+        record.pop('examples_per_second', None)
+    return found
+
+
+def weights(workdir, step=None):
+    _, averaged, _ = xception_flax.load_checkpoint(workdir, step)
+    _, live, _ = xception_flax.load_checkpoint(workdir, step, 'live')
+    return jax.device_get({'live': live, 'averaged': averaged})
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, program):
+    """A run that was never stopped."""
+    workdir = tmp_path_factory.mktemp('runs') / 'digits'
+    return workdir, program(*DIGITS, f'--workdir={workdir}')
+
+
+def test_a_run_leaves_its_numbers_its_curves_and_its_settings(finished):
+    workdir, output = finished
+    found = records(workdir)
+    assert [r['step'] for r in found if r['split'] == 'train'] == [4, 8, 12, 16, 20, 24]
+    evaluations = [(r['step'], r['weights']) for r in found if r['split'] == 'test']
+    assert evaluations == [(s, w) for s in (8, 16, 24) for w in ('live', 'averaged')]
+    assert {r['examples'] for r in found if r['split'] == 'test'} == {360}
+    assert {'loss', 'top1', 'learning_rate', 'gradient_norm'} <= set(found[0])
+    assert cv2.imread(str(workdir / 'curves.png')).shape == (480, 1200, 3)
+    config = json.loads((workdir / 'config.json').read_text())
+    assert (config['total_steps'], config['total_epochs']) == (24, None)
+    assert config['dataset']['num_classes'] == 10
+    assert sorted(int(p.name) for p in (workdir / 'checkpoints').iterdir()) == [8, 16, 24]
+    assert list((workdir / 'tensorboard').glob('events*'))
+    final = found[-1]
+    assert f'final test accuracy: {final["top1"]:.4f}' in output
+    assert str(workdir) in output
+    assert '1,437 train and 360 test examples, 10 classes' in output
+
+
+def test_a_finished_run_says_so_and_changes_nothing(finished, program):
+    workdir, _ = finished
+    before = {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
+    output = program(*DIGITS, f'--workdir={workdir}')
+    assert 'this run is complete' in output
+    assert 'final test accuracy' in output
+    assert {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()} == before
+
+
+def test_what_was_reported_is_what_the_checkpoint_does(finished):
+    workdir, _ = finished
+    model, variables, config = xception_flax.load_checkpoint(workdir)
+    source = sources.load(config, 'test')
+    x = np.stack([cv2.resize(p, (16, 16), interpolation=cv2.INTER_LINEAR) for p in source.pictures])
+    x = np.repeat(x[..., None], 3, -1) / 127.5 - 1
+    top1 = np.mean(np.argmax(model.apply(variables, x, train=False), 1) == source.labels)
+    assert top1 == pytest.approx(records(workdir)[-1]['top1'], abs=1e-6)
+
+
+def test_evaluate_measures_the_same(finished, program):
+    workdir, _ = finished
+    output = program('-m', 'xception_flax.evaluate', f'--workdir={workdir}', '--step=16')
+    for record in records(workdir):
+        if record['step'] == 16 and 'weights' in record:
+            assert f'{record["weights"]} weights: top-1 {record["top1"]:.4f}' in output
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(finished, program, tmp_path):
+    whole, _ = finished
+    process = start(*DIGITS, f'--workdir={tmp_path}')
+    deadline = time.monotonic() + 300
+    while not (tmp_path / 'checkpoints' / '8').exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / 'checkpoints' / '24').exists()
+    output = program(*DIGITS, f'--workdir={tmp_path}')
+    assert 'going on from the checkpoint of step' in output
+    jax.tree.map(np.testing.assert_array_equal, weights(tmp_path), weights(whole))
+    assert records(tmp_path) == records(whole)
+
+
+def test_a_longer_total_goes_on_from_where_a_run_ended(finished, program, tmp_path):
+    shorter = [arg.replace('total_steps=24', 'total_steps=8') for arg in DIGITS]
+    constant = ('--config.schedule.name=constant', '--config.schedule.warmup_steps=1')
+    program(*shorter, *constant, f'--workdir={tmp_path}')
+    output = program(*DIGITS, *constant, f'--workdir={tmp_path}')
+    assert 'going on from the checkpoint of step 8' in output
+    assert [r['step'] for r in records(tmp_path) if r.get('weights') == 'live'] == [8, 16, 24]
+
+
+def test_eight_devices_and_one_agree(finished, program, tmp_path):
+    whole, _ = finished
+    output = program(*DIGITS, f'--workdir={tmp_path}', devices=8)
+    assert 'on 8 x cpu' in output
+    ours, theirs = records(tmp_path), records(whole)
+    assert [(r['step'], r['split']) for r in ours] == [(r['step'], r['split']) for r in theirs]
+    # Sums over the batch in another order, then 24 steps: rounding grows to about 1e-3.
+    for a, b in zip(ours, theirs, strict=True):
+        assert a['loss'] == pytest.approx(b['loss'], rel=0.02, abs=0.01)
+        assert a['top1'] == pytest.approx(b['top1'], abs=0.03)
+    assert ours[0]['loss'] == pytest.approx(theirs[0]['loss'], rel=1e-4)
+
+
+def test_a_folder_of_class_folders_trains(program, tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 12), ('val', 5)):
+        for channel, name in enumerate(('blue', 'green', 'red')):
+            folder = tmp_path / 'data' / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                picture = rng.integers(0, 100, (40 + i, 50, 3), dtype=np.uint8)
+                picture[..., channel] += 120
+                file = folder / f'{i}.{("jpg", "png")[i % 2]}'
+                cv2.imwrite(str(file), picture)
+    output = program(
+        *DIGITS, '--config.dataset.source=folder', f'--config.dataset.data_dir={tmp_path}/data',
+        '--config.dataset.eval_split=val', '--config.augment.crop=inception',
+        '--config.batch_size=12', f'--workdir={tmp_path}/run',
+    )  # fmt: skip
+    assert '36 train and 15 val examples, 3 classes' in output
+    final = records(tmp_path / 'run')[-1]
+    assert final['examples'] == 15
+    assert final['top5'] == 1
+    assert max(r['top1'] for r in records(tmp_path / 'run') if r['split'] == 'val') > 0.9
+
+
+@pytest.mark.parametrize(
+    ('args', 'says'),
+    [
+        (['--config.batch_size=100'], 'cannot be divided over 8 devices'),
+        (['--config.dataset.num_classes=1000'], 'the data has 10 classes'),
+        (['--config.image_size=4'], 'config.image_size is 4, too small'),
+        (['--config.dataset.eval_split=validation'], "digits has no split 'validation'"),
+    ],
+)
+def test_mistakes_end_in_one_line_before_any_work(program, tmp_path, args, says):
+    workdir = tmp_path / 'run'
+    output = program(*DIGITS, *args, f'--workdir={workdir}', devices=8, status=1)
+    assert says in output
+    assert output.startswith('error: ')
+    assert output.count('\n') == 1
+    assert not workdir.exists()
+
+
+def test_a_missing_flag_is_told(program):
+    assert '--workdir is missing' in program(*DIGITS, status=1)
+    assert '--config is missing' in program(*DIGITS[:2], '--workdir=/tmp/nothing', status=1)
+
+
+def test_help_shows_how_to_use_it(program):
+    output = program('-m', 'xception_flax.main', '--help', status=1)
+    assert '--config=configs/digits.py --workdir=/tmp/digits' in output
+    assert '--config:' in output
+    assert '--workdir:' in output

@@ -1,0 +1,162 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from xception_flax import config as configs
+from xception_flax.config.checks import build_model
+from xception_flax.training import losses
+from xception_flax.training.state import create_state
+from xception_flax.training.step import make_eval_step, make_train_step, normalise
+
+BATCH = 8
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (BATCH, 8, 8, 3), dtype=np.uint8)
+LABELS = RNG.integers(0, 4, BATCH).astype(np.int32)
+RATE = 0.1
+
+
+def config(**settings):
+    c = configs.default()
+    c.image_size = 8
+    c.batch_size = BATCH
+    c.ema_decay = 0.0
+    c.xception.update({'stem': 'small', 'width': 0.125, 'middle_repeats': 1, 'dropout': 0.0})
+    c.update_from_flattened_dict({k.replace('__', '.'): v for k, v in settings.items()})
+    return c
+
+
+@functools.cache
+def run(steps=1, order=None, **settings):
+    """The state and the metrics after some steps of SGD on the same batch."""
+    c = config(**settings)
+    model = build_model(c, 4)
+    optimizer = optax.sgd(RATE)
+    step = jax.jit(make_train_step(model, optimizer, optax.constant_schedule(RATE), c))
+    state = initial(c)
+    order = np.arange(BATCH) if order is None else np.array(order)
+    for _ in range(steps):
+        state, metrics = step(state, {'image': IMAGES[order], 'label': LABELS[order]})
+    return jax.device_get((state, metrics))
+
+
+def initial(c):
+    init = functools.partial(create_state, build_model(c, 4), optax.sgd(RATE), 8, bool(c.ema_decay))
+    return jax.jit(init)(jax.random.key(0))
+
+
+def assert_close(ours, theirs, tolerance=2e-5):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+
+
+def test_pictures_are_scaled_to_minus_one_and_one():
+    pixels = jnp.array([[0, 127, 128, 255]], jnp.uint8)
+    np.testing.assert_allclose(normalise(pixels), [[-1, -1 / 255, 1 / 255, 1]], atol=1e-7)
+
+
+def test_a_step_is_gradient_descent_on_the_loss():
+    c = config()
+    model, before = build_model(c, 4), initial(c)
+
+    def loss(params):
+        variables = {'params': params, 'batch_stats': before.batch_stats}
+        logits, _ = model.apply(variables, normalise(IMAGES), train=True, mutable=['batch_stats'])
+        return losses.softmax(logits, jax.nn.one_hot(LABELS, 4)).mean()
+
+    value, grads = jax.jit(jax.value_and_grad(loss))(before.params)
+    state, metrics = run()
+    assert state.step == 1
+    assert metrics['loss'] == pytest.approx(float(value), rel=1e-5)
+    assert metrics['gradient_norm'] == pytest.approx(float(optax.tree.norm(grads)), rel=1e-4)
+    assert metrics['learning_rate'] == pytest.approx(RATE)
+    expected = jax.tree.map(lambda w, g: w - RATE * g, before.params, grads)
+    assert_close(state.params, expected)
+
+
+@pytest.mark.parametrize('k', [2, 4])
+def test_accumulation_is_one_batch_normalised_in_groups(k):
+    # Micro-batch i is pictures i, i + k, ...; side by side they are the groups of one batch.
+    order = tuple(int(i) for i in np.arange(BATCH).reshape(-1, k).T.ravel())
+    accumulated, metrics = run(steps=2, accumulation=k)
+    grouped, expected = run(steps=2, order=order, xception__bn_group_size=BATCH // k)
+    assert_close(accumulated.params, grouped.params)
+    assert_close(accumulated.batch_stats, grouped.batch_stats)
+    assert metrics['loss'] == pytest.approx(float(expected['loss']), rel=1e-5)
+    whole, _ = run(steps=2)
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), whole.params, accumulated.params)
+    assert max(jax.tree.leaves(moved)) > 1e-4  # and not the same as one group
+
+
+def test_averages_follow_weights_and_statistics_quickly_at_first():
+    states = [initial(config(ema_decay=0.5))] + [run(n, ema_decay=0.5)[0] for n in (1, 2, 30)]
+    expected = states[0].params
+    for step, state in enumerate(states[1:3]):
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, expected, state.params)
+    assert_close(states[2].ema['params'], expected)
+    stats = jax.tree.leaves(
+        jax.tree.map(np.array_equal, states[2].ema['batch_stats'], states[2].batch_stats)
+    )
+    assert not all(stats)
+    assert run(1)[0].ema is None
+
+
+def test_dropout_depends_on_the_step_and_on_the_seed_alone():
+    first, again = (run(n, xception__dropout=0.5)[1]['loss'] for n in (1, 1))
+    assert first == again
+    plain = run(1)[1]['loss']
+    assert abs(first - plain) > 1e-4
+
+
+def test_label_smoothing_raises_the_loss_of_a_sure_network():
+    assert run(30)[1]['loss'] < 0.1
+    assert run(30, label_smoothing=0.2)[1]['loss'] > 0.3
+
+
+def test_sigmoid_loss_trains_too():
+    assert run(30, loss='sigmoid')[1]['loss'] < 0.2 * run(1, loss='sigmoid')[1]['loss']
+
+
+def test_mixup_mixes_neighbours_and_their_labels():
+    c = config(mixup=1.0)
+    model, before = build_model(c, 4), initial(c)
+    rng = jax.random.fold_in(jax.random.wrap_key_data(before.rng), 0)
+    mix_rng, _ = jax.random.split(rng)
+    share = jax.random.beta(mix_rng, 1.0, 1.0)
+    share = float(max(share, 1 - share))
+    mixed = share * normalise(IMAGES) + (1 - share) * normalise(IMAGES)[np.arange(BATCH) - 1]
+    targets = jax.nn.one_hot(LABELS, 4)
+    targets = share * targets + (1 - share) * targets[np.arange(BATCH) - 1]
+    variables = {'params': before.params, 'batch_stats': before.batch_stats}
+    logits, _ = model.apply(variables, mixed, train=True, mutable=['batch_stats'])
+    expected = float(losses.softmax(logits, targets).mean())
+    assert run(1, mixup=1.0)[1]['loss'] == pytest.approx(expected, rel=1e-4)
+
+
+def test_evaluation_sums_over_what_the_mask_lets_through():
+    c = config()
+    model = build_model(c, 4)
+    variables = initial(c).variables('live')
+    step = jax.jit(make_eval_step(model, c))
+    mask = np.array([1, 1, 0, 1, 0, 1, 1, 0], np.float32)
+    images = IMAGES.copy()
+    sums = step(variables, {'image': images, 'label': LABELS, 'mask': mask})
+    logits = model.apply(variables, normalise(IMAGES), train=False)
+    chosen = mask > 0
+    assert sums['examples'] == 5
+    assert sums['top1'] == (np.argmax(logits, 1) == LABELS)[chosen].sum()
+    assert sums['top5'] == 5
+    expected = losses.softmax(logits, jax.nn.one_hot(LABELS, 4))[chosen].sum()
+    assert float(sums['loss']) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_bfloat16_trains_with_float32_state():
+    state, metrics = run(30, dtype='bfloat16')
+    assert {x.dtype for x in jax.tree.leaves((state.params, state.batch_stats))} == {
+        np.dtype('float32')
+    }
+    assert metrics['loss'] < 0.3

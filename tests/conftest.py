@@ -16,8 +16,10 @@ CACHE = os.path.join(tempfile.gettempdir(), f'xception_flax_tests_{os.getuid()}'
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def start(*args: str, devices: int = 1, **env: str) -> subprocess.Popen:
-    """Starts `python *args` in the project's root."""
+def start(*args: str, devices: int | None = None, **env: str) -> subprocess.Popen:
+    """Starts `python *args` in the project's root, on so many simulated devices."""
+    if devices is not None:
+        env['JAX_NUM_CPU_DEVICES'] = str(devices)
     return subprocess.Popen(
         [sys.executable, *args],
         cwd=ROOT,
@@ -25,7 +27,6 @@ def start(*args: str, devices: int = 1, **env: str) -> subprocess.Popen:
             **os.environ,
             'JAX_COMPILATION_CACHE_DIR': CACHE,
             'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-            'JAX_NUM_CPU_DEVICES': str(devices),
             **env,
         },
         stdout=subprocess.PIPE,
@@ -38,7 +39,7 @@ def start(*args: str, devices: int = 1, **env: str) -> subprocess.Popen:
 def program():
     """Runs `python *args`; gives what it printed, and fails if it failed."""
 
-    def run(*args: str, devices: int = 1, status: int = 0, **env: str) -> str:
+    def run(*args: str, devices: int | None = None, status: int = 0, **env: str) -> str:
         process = start(*args, devices=devices, **env)
         out, err = process.communicate(timeout=600)
         assert process.returncode == status, f'{args}\n{out}\n{err}'

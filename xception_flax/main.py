@@ -29,6 +29,8 @@ def main(_: list[str]) -> None:
         for name in ('config', 'workdir'):
             if not flags.FLAGS[name].value:
                 raise UserError(f'--{name} is missing; see --help')
+        if '://' in flags.FLAGS.workdir:
+            raise UserError(f'--workdir={flags.FLAGS.workdir} is no path; mount the bucket first')
         loop.train(flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir).expanduser().absolute())
     except UserError as error:
         sys.exit(f'error: {error}')

@@ -8,6 +8,7 @@ import pytest
 
 from xception_flax import config as configs
 from xception_flax.config.checks import build_model
+from xception_flax.runtime import mesh as meshes
 from xception_flax.training import losses
 from xception_flax.training.state import create_state
 from xception_flax.training.step import make_eval_step, make_train_step, normalise
@@ -35,7 +36,12 @@ def run(steps=1, order=None, **settings):
     c = config(**settings)
     model = build_model(c, 4)
     optimizer = optax.sgd(RATE)
-    step = jax.jit(make_train_step(model, optimizer, optax.constant_schedule(RATE), c))
+    mesh = meshes.make_mesh()  # of as many devices as the tests run on
+    step = jax.jit(
+        make_train_step(model, optimizer, optax.constant_schedule(RATE), c),
+        in_shardings=(meshes.replicated(mesh), meshes.split(mesh)),
+        out_shardings=meshes.replicated(mesh),
+    )
     state = initial(c)
     order = np.arange(BATCH) if order is None else np.array(order)
     for _ in range(steps):

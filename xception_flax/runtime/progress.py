@@ -45,23 +45,27 @@ class Progress:
             self._bar.update()
 
     def steps_per_second(self, step: int) -> float:
-        """The speed since this was last asked, without pauses."""
+        """The speed since this was last asked, without pauses; 0 before the clock was started."""
+        if self._since is None:
+            return 0.0
         self._tick()
         steps, seconds = step - self._window[0], self.seconds - self._window[1]
         self._window = (step, self.seconds)
         return steps / max(seconds, 1e-9)
 
     def log(self, step: int, metrics: dict[str, float], batch_size: int, speed: float) -> None:
-        """Shows the training's own metrics."""
+        """Shows the training's own metrics; `speed` is in steps per second, 0 if not known."""
         text = (
             f'loss {metrics["loss"]:.4f}  top-1 {metrics["top1"]:.3f}  '
-            f'lr {metrics["learning_rate"]:.4g}  {speed * batch_size:,.0f} images/s'
+            f'lr {metrics["learning_rate"]:.4g}'
         )
+        if speed:
+            text += f'  {speed * batch_size:,.0f} images/s'
         if self._bar is not None:
             self._bar.set_postfix_str(text)
         else:
-            left = duration((self.total - step) / max(speed, 1e-9))
-            self.say(f'step {step:,}/{self.total:,}  {text}  {left} left')
+            left = f'  {duration((self.total - step) / speed)} left' if speed else ''
+            self.say(f'step {step:,}/{self.total:,}  {text}{left}')
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:

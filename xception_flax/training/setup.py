@@ -1,0 +1,95 @@
+"""From a config to all that a run is made of, with nothing computed yet."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from xception_flax import config as configs
+from xception_flax.config.checks import build_model, check_values
+from xception_flax.data import sources
+from xception_flax.runtime import mesh as meshes
+from xception_flax.training.optimizers import make_optimizer, make_schedule
+from xception_flax.training.state import TrainState, create_state
+from xception_flax.training.step import make_eval_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run is made of.
+
+    Attributes:
+      config: the checked config, with the number of classes filled in.
+      durations: its durations in steps.
+      train_source: the training split.
+      eval_source: the evaluation split.
+      mesh: all devices.
+      model: the network.
+      abstract_state: shapes, types and shardings of the state.
+      init: draws the initial state.
+      train_step: `(state, batch) -> (state, metrics)`; the state that it is given is used up.
+      eval_step: `(variables, batch) -> sums`.
+    """
+
+    config: ConfigDict
+    durations: configs.Durations
+    train_source: sources.Source
+    eval_source: sources.Source
+    mesh: Mesh
+    model: nn.Module
+    abstract_state: TrainState
+    init: Callable[[], TrainState]
+    train_step: Callable
+    eval_step: Callable
+
+
+def set_up(config: ConfigDict) -> Run:
+    """Checks a config and prepares its run.
+
+    Raises:
+      UserError: a setting cannot work, or the data is not there.
+    """
+    check_values(config)
+    train_source = sources.load(config, config.dataset.train_split)
+    eval_source = sources.load(config, config.dataset.eval_split)
+    mesh = meshes.make_mesh()
+    durations = configs.check(config, len(train_source), train_source.num_classes, mesh.size)
+    config = config.copy_and_resolve_references()
+    config.dataset.num_classes = train_source.num_classes
+
+    model = build_model(config, train_source.num_classes)
+    schedule = make_schedule(config, durations)
+    optimizer = make_optimizer(config, schedule)
+    everywhere, split = meshes.replicated(mesh), meshes.split(mesh)
+    create = functools.partial(
+        create_state, model, optimizer, config.image_size, bool(config.ema_decay)
+    )
+    rng = jax.random.key(config.seed)
+    return Run(
+        config=config,
+        durations=durations,
+        train_source=train_source,
+        eval_source=eval_source,
+        mesh=mesh,
+        model=model,
+        abstract_state=jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+            jax.eval_shape(create, rng),
+        ),
+        init=lambda: jax.jit(create, out_shardings=everywhere)(rng),
+        train_step=jax.jit(
+            make_train_step(model, optimizer, schedule, config),
+            in_shardings=(everywhere, split),
+            out_shardings=everywhere,
+            donate_argnums=0,
+        ),
+        eval_step=jax.jit(
+            make_eval_step(model, config),
+            in_shardings=(everywhere, split),
+            out_shardings=everywhere,
+        ),
+    )

@@ -98,7 +98,7 @@ def test_layerwise_optimizers_scale_kernels_by_their_norm(name):
     params = next(walk(c, 1))
     step = np.linalg.norm(params['conv']['kernel'] - PARAMS['conv']['kernel'])
     trust = {'lars': 0.001, 'lamb': 1.0}[name]  # LARS's coefficient
-    assert step == pytest.approx(0.1 * trust * np.sqrt(5), rel=1e-4)
+    assert step == pytest.approx(0.1 * trust * np.sqrt(5), rel=1e-3)  # float32 near 1
     if name == 'lars':  # batch norm goes by plain SGD
         np.testing.assert_allclose(params['bn']['scale'], 1 - 0.1 * 0.3, rtol=1e-6)
 

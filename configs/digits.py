@@ -28,6 +28,6 @@ def get_config():
     c.optimizer.weight_decay = 1e-4
     c.schedule.name = 'cosine'
     c.schedule.learning_rate = 0.1
-    c.schedule.warmup_epochs = 3.0
+    c.schedule.warmup_percent = 7.5
     c.ema_decay = 0.99
     return c

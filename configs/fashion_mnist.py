@@ -34,6 +34,6 @@ def get_config():
     c.optimizer.weight_decay = 1e-4
     c.schedule.name = 'cosine'
     c.schedule.learning_rate = 0.1
-    c.schedule.warmup_epochs = 0.5
+    c.schedule.warmup_percent = 5.0
     c.ema_decay = 0.999
     return c

@@ -80,7 +80,9 @@ def initial(c):
 def assert_close(ours, theirs, tolerance=2e-5):
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         # The absolute part is for biases whose gradient is zero but for rounding.
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=max(2e-6, tolerance * np.abs(b).max()))
+        np.testing.assert_allclose(
+            a, b, rtol=tolerance, atol=max(2e-6, tolerance * np.abs(b).max())
+        )
 
 
 def test_pictures_are_scaled_to_minus_one_and_one():

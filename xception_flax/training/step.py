@@ -96,7 +96,7 @@ def make_train_step(
             ema = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.ema, new)
         scalars |= {
             'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
-            'gradient_norm': optax.global_norm(grads),
+            'gradient_norm': optax.tree.norm(grads),
         }
         state = dataclasses.replace(
             state,

@@ -178,7 +178,7 @@ def test_ten_steps_of_sgd_agree(variant, float64):
     after = keras_weights.from_keras(theirs)
     theirs.set_weights(saved)
 
-    losses = np.max(np.abs(our_losses - their_losses) / np.abs(their_losses))
+    losses = np.max(np.abs(np.subtract(our_losses, their_losses)) / np.abs(their_losses))
     params = relative_to_the_change(state.params, after['params'], before['params'])
     stats = relative_to_the_change(state.batch_stats, after['batch_stats'], before['batch_stats'])
     print(variant, f'ten steps: losses {losses:.1e}, weights {params:.1e}, statistics {stats:.1e}')

@@ -53,7 +53,7 @@ RANGES: dict[str, tuple[float, float]] = {
     'optimizer.weight_decay': (0, 10),
     'optimizer.clip_norm': (0, 1e9),
     'schedule.learning_rate': (0, 1e4),
-    'schedule.decay_rate': (1e-9, 1),
+    'schedule.decay_rate': (1e-9, 0.999999),
     'schedule.final': (0, 1),
     'ema_decay': (0, 0.9999999),
 }

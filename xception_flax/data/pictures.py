@@ -84,7 +84,7 @@ def inception_crop(
 ) -> tuple[int, int, int, int]:
     """Draws a crop of random area and aspect, both uniform.
 
-    As `inception_preprocessing` of TensorFlow's models does.
+    As `inception_preprocessing` of TensorFlow's models does, but for its bounding boxes.
 
     Returns:
       top, left, height and width in pixels. After ten draws that do not fit: the whole picture.

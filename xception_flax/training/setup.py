@@ -13,6 +13,7 @@ from xception_flax import config as configs
 from xception_flax.config.checks import build_model, check_values
 from xception_flax.data import sources
 from xception_flax.runtime import mesh as meshes
+from xception_flax.runtime.errors import UserError
 from xception_flax.training.optimizers import make_optimizer, make_schedule
 from xception_flax.training.state import TrainState, create_state
 from xception_flax.training.step import make_eval_step, make_train_step
@@ -56,6 +57,11 @@ def set_up(config: ConfigDict) -> Run:
     check_values(config)
     train_source = sources.load(config, config.dataset.train_split)
     eval_source = sources.load(config, config.dataset.eval_split)
+    if list(train_source.class_names) != list(eval_source.class_names):
+        raise UserError(
+            f'the classes of {config.dataset.train_split} and {config.dataset.eval_split} differ: '
+            f'{train_source.num_classes} and {eval_source.num_classes}, or of other names'
+        )
     mesh = meshes.make_mesh()
     durations = configs.check(config, len(train_source), train_source.num_classes, mesh.size)
     config = config.copy_and_resolve_references()

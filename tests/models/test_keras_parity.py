@@ -1,7 +1,9 @@
 """Xception against `keras.applications.Xception`, and the article's against its Keras graph.
 
-The differences that remain are rounding: float32, other orders of summation, 74 layers deep. They
-are relative to the largest element of each array.
+The differences that remain are rounding: other orders of summation, 74 layers deep. Those of single
+passes, in float32, are relative to the largest element of each array. Over training steps a network
+with batch norm and ReLU multiplies rounding until nothing of it is comparable, so that ten steps are
+compared in float64.
 """
 
 import functools
@@ -11,9 +13,14 @@ import jax
 import keras
 import keras_weights
 import numpy as np
+import optax
 import pytest
+from keras.src.backend.common import dtypes
 
+from xception_flax import config as configs
 from xception_flax import create_model
+from xception_flax.training.state import TrainState
+from xception_flax.training.step import make_train_step, normalise
 
 CLASSES = 1000
 RNG = np.random.default_rng(0)
@@ -24,6 +31,7 @@ def networks(variant: str, dtype: str = 'float32'):
     """Our model, the Keras model, and a function that gives the outputs of all its blocks."""
     keras.utils.set_random_seed(0)
     keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
     if variant == 'keras':
         theirs = keras.applications.Xception(
             weights=None,
@@ -81,17 +89,17 @@ def our_blocks(ours, variables, x, train: bool):
 
 
 @pytest.mark.parametrize(
-    ('variant', 'size', 'train', 'tolerance'),
+    ('variant', 'size', 'train'),
     [
-        ('keras', (299, 299), False, 1e-5),
-        ('keras', (299, 299), True, 2e-5),
-        ('keras', (113, 87), False, 1e-5),
-        ('keras', (113, 87), True, 2e-4),
-        ('article', (299, 299), False, 1e-5),
-        ('article', (113, 87), True, 2e-4),
+        ('keras', (299, 299), False),
+        ('keras', (299, 299), True),
+        ('keras', (113, 87), False),
+        ('keras', (113, 87), True),
+        ('article', (299, 299), False),
+        ('article', (113, 87), True),
     ],
 )
-def test_every_block_and_the_logits_agree(variant, size, train, tolerance, record_property):
+def test_every_block_and_the_logits_agree(variant, size, train):
     ours, theirs, blocks = networks(variant)
     variables = keras_weights.from_keras(theirs)
     x = pictures(2, *size)
@@ -109,12 +117,9 @@ def test_every_block_and_the_logits_agree(variant, size, train, tolerance, recor
         name: keras_weights.difference(output, np.asarray(array))
         for (name, output), array in zip(outputs.items(), expected, strict=True)
     }
-    report = {
-        k: f'{differences[k]:.1e}' for k in ('entry_flow/block3', 'middle_flow/block8', 'logits')
-    }
-    record_property('differences', report)
-    print(variant, size, 'training' if train else 'inference', report)
-    assert max(differences.values()) < tolerance, differences
+    worst, logits = max(differences.values()), differences['logits']
+    print(variant, size, f'train={train}: blocks {worst:.1e}, logits {logits:.1e}')
+    assert worst < 1e-5, differences
 
     if train:
         for variable, value in zip(blocks.non_trainable_variables, new_stats, strict=True):
@@ -124,5 +129,72 @@ def test_every_block_and_the_logits_agree(variant, size, train, tolerance, recor
             variable.assign(value)
         assert keras_weights.difference(our_stats, variables['batch_stats']) > 1e-3
         worst = keras_weights.difference(our_stats, expected_stats)
-        print('  batch statistics', f'{worst:.1e}')
-        assert worst < tolerance
+        print(f'  batch statistics {worst:.1e}')
+        assert worst < 1e-6
+
+
+@pytest.fixture
+def float64(monkeypatch):
+    """Keras on JAX computes batch norm and means in float32 even then; its rule is changed here."""
+    monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, 'float64', 'float64')
+    jax.config.update('jax_enable_x64', True)
+    yield
+    jax.config.update('jax_enable_x64', False)
+    keras.config.set_floatx('float32')
+    keras.config.set_dtype_policy('float32')
+
+
+@pytest.mark.parametrize('variant', ['keras', 'article'])
+def test_ten_steps_of_sgd_agree(variant, float64):
+    ours, theirs, _ = networks(variant, 'float64')
+    before = keras_weights.from_keras(theirs)
+    rate, momentum, steps, batch_size = 0.01, 0.9, 10, 2
+    rng = np.random.default_rng(2)
+    images = rng.integers(0, 256, (steps, batch_size, 71, 71, 3), dtype=np.uint8)
+    labels = rng.integers(0, CLASSES, (steps, batch_size)).astype(np.int32)
+
+    optimizer = optax.sgd(rate, momentum)
+    schedule = optax.constant_schedule(rate)
+    step = jax.jit(make_train_step(ours, optimizer, schedule, configs.default()))
+    state = TrainState(
+        step=np.int32(0),
+        params=before['params'],
+        batch_stats=before['batch_stats'],
+        opt_state=optimizer.init(before['params']),
+        ema=None,
+        rng=jax.random.key_data(jax.random.key(0)),
+    )
+    our_losses = []
+    for image, label in zip(images, labels, strict=True):
+        state, metrics = step(state, {'image': image, 'label': label})
+        our_losses.append(float(metrics['loss']))
+
+    theirs.compile(
+        keras.optimizers.SGD(rate, momentum),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    # Compiled, as in our step: a compiler may turn the division into a product, one bit apart.
+    scale = jax.jit(normalise)
+    their_losses = [
+        float(theirs.train_on_batch(np.asarray(scale(image)), label))
+        for image, label in zip(images, labels, strict=True)
+    ]
+    after = keras_weights.from_keras(theirs)
+
+    losses = np.max(np.abs(np.subtract(our_losses, their_losses)) / np.abs(their_losses))
+    params = relative_to_the_change(state.params, after['params'], before['params'])
+    stats = relative_to_the_change(state.batch_stats, after['batch_stats'], before['batch_stats'])
+    print(variant, f'ten steps: losses {losses:.1e}, weights {params:.1e}, statistics {stats:.1e}')
+    assert losses < 1e-13
+    assert params < 1e-12
+    assert stats < 1e-12
+
+
+def relative_to_the_change(ours, theirs, before) -> float:
+    """The difference of all arrays together, relative to how far training has moved them."""
+    ours, theirs, before = (
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (ours, theirs, before)
+    )
+    moved = np.linalg.norm(theirs - before)
+    assert moved > 1e-3 * np.linalg.norm(before)
+    return float(np.linalg.norm(ours - theirs) / moved)

@@ -13,7 +13,7 @@ from xception_flax.runtime.errors import UserError, nearest
 from xception_flax.training.losses import LOSSES
 from xception_flax.training.optimizers import OPTIMIZERS, SCHEDULES
 
-DTYPES = ('float32', 'bfloat16')
+DTYPES = ('float32', 'bfloat16', 'float64')
 CROPS = ('inception', 'pad', 'none')
 
 CHOICES: dict[str, Collection[str]] = {

@@ -22,7 +22,9 @@ def default() -> ConfigDict:
     c.seed = 0  # of initial weights, order of examples, augmentation, dropout
     c.batch_size = 32  # pictures per step, over all devices and hosts
     c.accumulation = 1  # micro-batches that a step is made of, to save memory
-    c.dtype = 'float32'  # or 'bfloat16': compute type; parameters and statistics stay float32
+    # Compute type. With 'bfloat16' parameters and statistics stay float32; 'float64' (all of it; on
+    # CPU) is for comparisons in which rounding must not count.
+    c.dtype = 'float32'
     c.image_size = 299  # side of the network's input, in pixels
 
     add_duration(c, 'total')  # length of the training

@@ -22,12 +22,12 @@ kernel_init = nn.initializers.glorot_uniform()
 
 
 def wide(dtype: Dtype) -> Dtype:
-    """The type for statistics, means and logits of values of type `dtype`: float32 or wider."""
+    """The type of parameters, statistics and logits where values are of `dtype`: at least float32."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over `[N, H, W]`, with float32 statistics whatever the compute type.
+    """Batch normalisation over `[N, H, W]`, with statistics of at least float32.
 
     Under `jax.jit` on a sharded batch, `N` is the *global* batch. With `group_size` the batch is
     cut into groups of that many neighbouring pictures, each normalised by its own statistics, and
@@ -58,13 +58,13 @@ class BatchNorm(nn.Module):
         Raises:
           ValueError: `N` is no multiple of `group_size`.
         """
-        features = x.shape[-1]
-        running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (features,), jnp.float32)
-        running_var = self.variable('batch_stats', 'var', jnp.ones, (features,), jnp.float32)
-        bias = self.param('bias', nn.initializers.zeros, (features,), jnp.float32)
-        scale = jnp.float32(1)
+        features, dtype = x.shape[-1], wide(self.dtype)
+        running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (features,), dtype)
+        running_var = self.variable('batch_stats', 'var', jnp.ones, (features,), dtype)
+        bias = self.param('bias', nn.initializers.zeros, (features,), dtype)
+        scale = jnp.ones((), dtype)
         if self.use_scale:
-            scale = self.param('scale', nn.initializers.ones, (features,), jnp.float32)
+            scale = self.param('scale', nn.initializers.ones, (features,), dtype)
 
         if not train:
             return self._normalise(x, running_mean.value, running_var.value, scale, bias)
@@ -121,6 +121,7 @@ class ConvBN(nn.Module):
             use_bias=False,
             kernel_init=kernel_init,
             dtype=self.dtype,
+            param_dtype=wide(self.dtype),
             name='conv',
         )(x)
         return self.norm(name='bn')(x, train)
@@ -134,7 +135,7 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolves `x`, `[N, H, W, C]`, with a kernel `[3, 3, 1, C]`, padding SAME."""
-        kernel = self.param('kernel', kernel_init, (3, 3, 1, x.shape[-1]), jnp.float32)
+        kernel = self.param('kernel', kernel_init, (3, 3, 1, x.shape[-1]), wide(self.dtype))
         return ops.depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
@@ -168,6 +169,7 @@ class SeparableConv(nn.Module):
             use_bias=False,
             kernel_init=kernel_init,
             dtype=self.dtype,
+            param_dtype=wide(self.dtype),
             name='pointwise',
         )(x)
         return self.norm(name='bn')(x, train)

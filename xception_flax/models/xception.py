@@ -204,7 +204,7 @@ class Xception(nn.Module):
       bn_epsilon: added to the variance.
       bn_scale: whether batch norm has a learned scale. The released Keras weights hold only ones.
       bn_group_size: pictures that share batch statistics; 0 for the whole global batch.
-      dtype: compute type; parameters, statistics and logits are float32.
+      dtype: compute type; parameters, statistics and logits are float32, or float64 if it is.
     """
 
     num_classes: int = 1000
@@ -268,7 +268,7 @@ class Xception(nn.Module):
             (drawing from the rng stream 'dropout').
 
         Returns:
-          Logits, `[N, num_classes]`, float32.
+          Logits, `[N, num_classes]`, float32 (float64 if `dtype` is).
 
         Raises:
           ValueError: the pictures are smaller than `min_image_size`.
@@ -316,13 +316,13 @@ class Xception(nn.Module):
             name='exit_flow',
         )(x, train)
 
-        x = jnp.mean(x, (1, 2), dtype=layers.wide(x.dtype))
+        wide = layers.wide(self.dtype)
+        dense = functools.partial(nn.Dense, kernel_init=layers.kernel_init, param_dtype=wide)
+        x = jnp.mean(x, (1, 2), dtype=wide)
         for i, features in enumerate(self.fc_layers, start=1):
-            dense = functools.partial(nn.Dense, kernel_init=layers.kernel_init, dtype=self.dtype)
-            x = nn.relu(dense(features, name=f'fc{i}')(x))
+            x = nn.relu(dense(features, dtype=self.dtype, name=f'fc{i}')(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        logits = nn.Dense(self.num_classes, kernel_init=layers.kernel_init, name='logits')
-        return logits(x.astype(layers.wide(x.dtype)))
+        return dense(self.num_classes, dtype=wide, name='logits')(x)
 
     def _channels(self, *channels: int) -> Any:
         if self.width == 1:

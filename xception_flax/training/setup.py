@@ -55,6 +55,7 @@ def set_up(config: ConfigDict) -> Run:
       UserError: a setting cannot work, or the data is not there.
     """
     check_values(config)
+    jax.config.update('jax_enable_x64', config.dtype == 'float64')
     train_source = sources.load(config, config.dataset.train_split)
     eval_source = sources.load(config, config.dataset.eval_split)
     if list(train_source.class_names) != list(eval_source.class_names):

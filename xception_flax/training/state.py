@@ -17,8 +17,8 @@ class TrainState:
 
     Attributes:
       step: number of updates so far, int32.
-      params: parameters, float32.
-      batch_stats: running statistics of batch norm, float32.
+      params: parameters, float32 (float64 in a run of that type).
+      batch_stats: running statistics of batch norm, of the same type.
       opt_state: the optimizer's.
       ema: moving averages {'params', 'batch_stats'}, or None when averaging is off.
       rng: key from which each step derives its own.

@@ -8,27 +8,20 @@ picture size and the crop are that config's; the network stays the run's.
 """
 
 import pathlib
-import sys
 
-from absl import app, flags, logging
+from absl import flags
 
-from xception_flax.config import reading
+from xception_flax.runtime import program
 from xception_flax.runtime.errors import UserError
 
-reading.define_flag()
-flags.adopt_module_key_flags(reading)
-flags.DEFINE_string('workdir', None, 'Where the network was trained. Required.')
+flags.adopt_module_key_flags(program)
 flags.DEFINE_integer('step', None, 'Which checkpoint; the newest by default.')
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     """Evaluates by the flags."""
-    try:
-        if not flags.FLAGS.workdir:
-            raise UserError('--workdir is missing; see --help')
-        evaluate(pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.step, flags.FLAGS.config)
-    except UserError as error:
-        sys.exit(f'error: {error}')
+    values = flags.FLAGS
+    evaluate(pathlib.Path(values.workdir), values.step, values.config)
 
 
 def evaluate(workdir: pathlib.Path, step: int | None, config) -> dict[str, dict[str, float]]:
@@ -47,19 +40,21 @@ def evaluate(workdir: pathlib.Path, step: int | None, config) -> dict[str, dict[
     """
     import jax  # after the flags: their mistakes are told at once
 
+    from xception_flax.config import reading
     from xception_flax.config.checks import check_batch, check_values
     from xception_flax.data import sources
     from xception_flax.runtime import mesh as meshes
-    from xception_flax.runtime.checkpoints import load_checkpoint
+    from xception_flax.runtime.checkpoints import load_all_weights
     from xception_flax.runtime.progress import Progress, results_line
-    from xception_flax.training.evaluation import evaluate as measure
-    from xception_flax.training.step import make_eval_step
+    from xception_flax.training import evaluation
 
-    model, averaged, trained = load_checkpoint(workdir, step)
-    variables = {'live': averaged}
-    if trained.ema_decay:
-        variables = {'live': load_checkpoint(workdir, step, 'live')[1], 'averaged': averaged}
-    config = config or trained
+    trained = reading.from_json(workdir / 'config.json')
+    jax.config.update('jax_enable_x64', trained.dtype == 'float64')
+    model, variables, trained = load_all_weights(workdir, step)
+    if config is None:
+        config = trained
+    config.model = trained.model
+    config[trained.model] = trained[trained.model]
     check_values(config)
     source = sources.load(config, config.dataset.eval_split)
     if source.num_classes != trained.dataset.num_classes:
@@ -69,18 +64,16 @@ def evaluate(workdir: pathlib.Path, step: int | None, config) -> dict[str, dict[
         )
     mesh = meshes.make_mesh()
     check_batch(config, mesh.size)
-    everywhere = meshes.replicated(mesh)
-    eval_step = jax.jit(
-        make_eval_step(model, config), in_shardings=(everywhere, meshes.split(mesh))
-    )
-    variables = {name: jax.device_put(values, everywhere) for name, values in variables.items()}
+    variables = {
+        name: jax.device_put(values, meshes.replicated(mesh)) for name, values in variables.items()
+    }
+    eval_step = evaluation.compiled_step(model, config, mesh)
     progress = Progress(total=0, visible=jax.process_index() == 0)
-    results = measure(eval_step, variables, source, config, mesh, progress)
+    results = evaluation.evaluate(eval_step, variables, source, config, mesh, progress)
     for weights, values in results.items():
         progress.say(results_line(config.dataset.eval_split, weights, values))
     return results
 
 
 if __name__ == '__main__':
-    logging.set_verbosity(logging.WARNING)
-    app.run(main, flags_parser=reading.parse_flags)
+    program.run(main, needs=('workdir',))

@@ -3,41 +3,29 @@
   python -m xception_flax.main --config=configs/digits.py --workdir=/tmp/digits
 
 The same command again goes on from the newest checkpoint in the workdir, or says that the run is
-complete. Any setting of xception_flax/config/schema.py is changed on the command line:
+complete. SIGTERM and Ctrl-C save and end with status 75: start it again. Any setting of
+xception_flax/config/schema.py is changed on the command line:
 
   --config.total_epochs=10 --config.batch_size=256 --config.xception.residual=False
 """
 
 import pathlib
-import sys
 
-from absl import app, flags, logging
+from absl import flags
 
-from xception_flax.config import reading
-from xception_flax.runtime.errors import UserError
+from xception_flax.runtime import program, stopping
 
-reading.define_flag()
-flags.adopt_module_key_flags(reading)
-flags.DEFINE_string('workdir', None, 'Where checkpoints, logs and curves go. Required.')
+flags.adopt_module_key_flags(program)
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     """Trains by the flags."""
-    from xception_flax.training import loop  # after the flags: their mistakes are told at once
+    with stopping.StopSignals() as stop:
+        from xception_flax.training import loop  # slow to import; a signal meanwhile is not lost
 
-    try:
-        for name in ('config', 'workdir'):
-            if not flags.FLAGS[name].value:
-                raise UserError(f'--{name} is missing; see --help')
-        if '://' in flags.FLAGS.workdir:
-            raise UserError(f'--workdir={flags.FLAGS.workdir} is no path; mount the bucket first')
-        loop.train(flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir).expanduser().absolute())
-    except UserError as error:
-        sys.exit(f'error: {error}')
-    except KeyboardInterrupt:
-        sys.exit('interrupted: the same command goes on from the newest checkpoint')
+        workdir = pathlib.Path(flags.FLAGS.workdir).expanduser().absolute()
+        loop.train(flags.FLAGS.config, workdir, stop)
 
 
 if __name__ == '__main__':
-    logging.set_verbosity(logging.WARNING)  # orbax and grain tell much; --verbosity=0 shows it
-    app.run(main, flags_parser=reading.parse_flags)
+    program.run(main, needs=('config', 'workdir'))

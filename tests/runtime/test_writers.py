@@ -7,7 +7,7 @@ from xception_flax.runtime import writers
 
 
 def test_records_are_lines_of_json_and_scalars_of_tensorboard(tmp_path):
-    writer = writers.MetricWriter(tmp_path, 0)
+    writer = writers.MetricWriter(tmp_path, [], 0)
     writer.write({'step': 1, 'split': 'train', 'loss': 0.5, 'rate': math.inf})
     writer.write({'step': 1, 'split': 'test', 'weights': 'live', 'top1': 0.25, 'examples': 4})
     writer.close()
@@ -24,13 +24,14 @@ def test_records_are_lines_of_json_and_scalars_of_tensorboard(tmp_path):
 
 
 def test_going_on_from_a_step_forgets_what_came_after_it(tmp_path):
-    writer = writers.MetricWriter(tmp_path, 0)
+    writer = writers.MetricWriter(tmp_path, [], 0)
     for step in (1, 2, 3):
         writer.write({'step': step, 'split': 'train', 'loss': 1.0})
     writer.close()
     with (tmp_path / 'metrics.jsonl').open('a') as file:
         file.write('{"step": 4, "spl')  # killed while writing
-    writer = writers.MetricWriter(tmp_path, 2)
+    kept = [record for record in writers.read(tmp_path / 'metrics.jsonl') if record['step'] <= 2]
+    writer = writers.MetricWriter(tmp_path, kept, 2)
     writer.write({'step': 3, 'split': 'train', 'loss': 2.0})
     writer.close()
     records = writers.read(tmp_path / 'metrics.jsonl')

@@ -7,14 +7,13 @@ from ml_collections import ConfigDict
 
 from xception_flax import models
 from xception_flax.config.durations import Durations
-from xception_flax.data.pictures import INTERPOLATIONS
+from xception_flax.data.pictures import CROPS, INTERPOLATIONS
 from xception_flax.data.sources import SOURCES
 from xception_flax.runtime.errors import UserError, nearest
 from xception_flax.training.losses import LOSSES
 from xception_flax.training.optimizers import OPTIMIZERS, SCHEDULES
 
 DTYPES = ('float32', 'bfloat16', 'float64')
-CROPS = ('inception', 'pad', 'none')
 
 CHOICES: dict[str, Collection[str]] = {
     'model': models.MODELS,
@@ -23,6 +22,7 @@ CHOICES: dict[str, Collection[str]] = {
     'augment.crop': CROPS,
     'interpolation': INTERPOLATIONS,
     'loss': LOSSES,
+    'nonfinite': ('stop', 'skip'),
     'optimizer.name': OPTIMIZERS,
     'schedule.name': SCHEDULES,
 }
@@ -38,6 +38,7 @@ RANGES: dict[str, tuple[float, float]] = {
     'profile_steps': (0, 1000),
     'crop_fraction': (0.01, 1),
     'loader_threads': (1, 1024),
+    'max_unreadable': (0, 1),
     'augment.pad': (0, 2**12),
     'augment.brightness': (0, 1),
     'augment.contrast': (0, 1),
@@ -55,6 +56,7 @@ RANGES: dict[str, tuple[float, float]] = {
     'schedule.learning_rate': (0, 1e4),
     'schedule.decay_rate': (1e-9, 0.999999),
     'schedule.final': (0, 1),
+    'nonfinite_limit': (1, 10**6),
     'ema_decay': (0, 0.9999999),
 }
 

@@ -61,6 +61,7 @@ def default() -> ConfigDict:
     c.interpolation = 'bilinear'  # 'nearest', 'bilinear', 'bicubic', 'area' or 'lanczos'
     c.crop_fraction = 0.875  # evaluation: side of the central crop, of the resized picture's
     c.loader_threads = 16  # per host, to read and decode pictures
+    c.max_unreadable = 0.01  # share of a split's pictures that may be damaged; more end the run
 
     c.loss = 'softmax'  # cross entropy over classes; or 'sigmoid', one for each class
     c.label_smoothing = 0.0
@@ -85,6 +86,9 @@ def default() -> ConfigDict:
     c.schedule.final = 0.0  # the least that it sinks to, as a share of the peak
     add_duration(c.schedule, 'decay')
     add_duration(c.schedule, 'warmup')  # linear, from 0
+    # A step whose loss or gradient is not finite: 'stop', or 'skip' it, up to so many in a row.
+    c.nonfinite = 'stop'
+    c.nonfinite_limit = 10
     c.ema_decay = 0.9999  # Polyak averaging of weights and statistics; 0 for none
     return c.lock()
 

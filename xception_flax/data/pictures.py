@@ -14,10 +14,14 @@ INTERPOLATIONS = {
     'area': cv2.INTER_AREA,
     'lanczos': cv2.INTER_LANCZOS4,
 }
+CROPS = ('inception', 'pad', 'none')  # of training pictures
 ATTEMPTS = 10  # at drawing a crop that fits, before the whole picture is taken
+
+PANORAMA = 8  # times as long as high: more than this of the middle is not looked at
 
 # Reading and decoding is parallel over pictures already.
 cv2.setNumThreads(1)
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong, we tell
 
 
 class BadPictureError(Exception):
@@ -27,14 +31,24 @@ class BadPictureError(Exception):
 def decode(data: bytes | np.ndarray) -> np.ndarray:
     """Decodes a JPEG or PNG, or widens a grey array, to RGB `[H, W, 3]` uint8.
 
+    What is inside counts, not the file's name. CMYK becomes RGB, 16 bits become 8, transparency is
+    dropped, and a rotation that EXIF asks for is done (TensorFlow's decoder does not do it).
+
     Raises:
-      BadPictureError: it cannot be read.
+      BadPictureError: it cannot be read, or ends too early.
     """
     if isinstance(data, np.ndarray):
         return data if data.ndim == 3 else np.repeat(data[..., None], 3, -1)
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    if not data:
+        raise BadPictureError('it is empty')
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise BadPictureError(' '.join(str(error).split())) from error
     if picture is None:
-        raise BadPictureError(f'{len(data)} bytes that are no JPEG or PNG')
+        kinds = {b'\xff\xd8\xff': 'JPEG', b'\x89PNG': 'PNG'}
+        kind = next((name for start, name in kinds.items() if data.startswith(start)), None)
+        raise BadPictureError(f'a damaged {kind}' if kind else 'it is neither JPEG nor PNG')
     return picture
 
 
@@ -101,6 +115,11 @@ def inception_crop(
 
 def _central(picture: np.ndarray, size: int, fraction: float, interpolation: str) -> np.ndarray:
     height, width = picture.shape[:2]
+    longest = PANORAMA * min(height, width)
+    if max(height, width) > longest:
+        top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
+        picture = picture[top : top + longest, left : left + longest]
+        height, width = picture.shape[:2]
     scale = round(size / fraction) / min(height, width)
     height, width = max(size, round(height * scale)), max(size, round(width * scale))
     picture = _resize(picture, height, width, interpolation)

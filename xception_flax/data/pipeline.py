@@ -14,19 +14,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from xception_flax.data import pictures
-from xception_flax.data.sources import Source
-from xception_flax.runtime.errors import UserError
+from xception_flax.data.reader import Reader
 
 Batch = dict[str, np.ndarray]
 
 
 def training_batches(
-    source: Source, config: ConfigDict, start: int, host: int = 0, hosts: int = 1
+    reader: Reader, config: ConfigDict, start: int, host: int = 0, hosts: int = 1
 ) -> Iterator[Batch]:
     """Endless batches of augmented pictures, shuffled anew in each epoch.
 
+    A picture that cannot be read is replaced by the next in the source that can.
+
     Args:
-      source: the training split.
+      reader: of the training split.
       config: the run's config.
       start: the global index of the first example.
       host: number of this host.
@@ -35,28 +36,29 @@ def training_batches(
     Yields:
       'image' `[B, S, S, 3]` uint8 and 'label' `[B]` int32, with B this host's share of the batch.
     """
-    examples = training_order(source, config.seed).random_map(_Training(config))
+    examples = training_order(len(reader), config.seed).random_map(_Training(reader, config))
     share = HostShare(examples[start:], config.batch_size, host, hosts)
     return iter(_batched(share, config.batch_size // hosts, config.loader_threads))
 
 
-def training_order(source: Source, seed: int) -> grain.MapDataset:
-    """The endless sequence of indexed records that training walks along."""
+def training_order(examples: int, seed: int) -> grain.MapDataset:
+    """The endless sequence of record numbers that training walks along."""
     # Grain seeds epoch e with seed + e: neighbouring seeds would share their epochs.
     spread = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    records = grain.MapDataset.source(_Indexed(source)).seed(spread)
-    return records.shuffle().repeat()
+    return grain.MapDataset.range(examples).seed(spread).shuffle().repeat()
 
 
 def evaluation_batches(
-    source: Source, config: ConfigDict, host: int = 0, hosts: int = 1
+    reader: Reader, config: ConfigDict, host: int = 0, hosts: int = 1
 ) -> Iterator[Batch]:
     """The whole split once, in order, its last batch filled up with blank pictures.
 
     Yields:
-      'image' `[B, S, S, 3]` uint8, 'label' `[B]` int32 and 'mask' `[B]` float32: 0 for filling.
+      'image' `[B, S, S, 3]` uint8, 'label' `[B]` int32 and 'mask' `[B]` float32: 1, but 0 for
+      filling and -1 for a picture that cannot be read.
     """
-    examples = grain.MapDataset.source(_Padded(source, config.batch_size)).map(_Evaluation(config))
+    padded = -(-len(reader) // config.batch_size) * config.batch_size
+    examples = grain.MapDataset.range(padded).map(_Evaluation(reader, config))
     share = HostShare(examples, config.batch_size, host, hosts)
     return iter(_batched(share, config.batch_size // hosts, config.loader_threads))
 
@@ -83,57 +85,29 @@ def _batched(share: grain.MapDataset, size: int, threads: int) -> grain.IterData
     return share.to_iter_dataset(options).batch(size)
 
 
-class _Indexed:
-    """A source whose records say which one they are."""
-
-    def __init__(self, source: Source):
-        self.source = source
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> tuple[Source, int]:
-        return self.source, index
-
-
-class _Padded(_Indexed):
-    """A source that goes on to a multiple of the batch size."""
-
-    def __init__(self, source: Source, batch_size: int):
-        super().__init__(source)
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.source) // self.batch_size) * self.batch_size
-
-
 class _Training(grain.transforms.RandomMap):
-    def __init__(self, config: ConfigDict):
-        self.config = config
+    def __init__(self, reader: Reader, config: ConfigDict):
+        self.reader, self.config = reader, config
 
-    def random_map(self, element: tuple[Source, int], rng: np.random.Generator) -> dict[str, Any]:
-        picture, label = _read(*element)
+    def random_map(self, element: int, rng: np.random.Generator) -> dict[str, Any]:
+        picture, record = self.reader.read_or_next(element)
         picture = pictures.for_training(picture, self.config, rng)
-        return {'image': picture, 'label': np.int32(label)}
+        return {'image': picture, 'label': np.asarray(record['label'], np.int32)}
 
 
 class _Evaluation(grain.transforms.Map):
-    def __init__(self, config: ConfigDict):
-        self.config = config
+    def __init__(self, reader: Reader, config: ConfigDict):
+        self.reader, self.config = reader, config
 
-    def map(self, element: tuple[Source, int]) -> dict[str, Any]:
-        source, index = element
-        if index >= len(source):
+    def map(self, element: int) -> dict[str, Any]:
+        filling = element >= len(self.reader)
+        found = None if filling else self.reader.read(element)
+        if found is None:
             blank = np.zeros((self.config.image_size,) * 2 + (3,), np.uint8)
-            return {'image': blank, 'label': np.int32(0), 'mask': np.float32(0)}
-        picture, label = _read(source, index)
+            # A label of the right shape.
+            label = np.zeros_like(self.reader.source[0]['label'], np.int32)
+            return {'image': blank, 'label': label, 'mask': np.float32(0 if filling else -1)}
+        picture, record = found
         picture = pictures.for_evaluation(picture, self.config)
-        return {'image': picture, 'label': np.int32(label), 'mask': np.float32(1)}
-
-
-def _read(source: Source, index: int) -> tuple[np.ndarray, int]:
-    record = source[index]
-    try:
-        return pictures.decode(record['picture']), record['label']
-    except pictures.BadPictureError as error:
-        raise UserError(f'{source.name(index)} cannot be read: {error}') from error
+        label = np.asarray(record['label'], np.int32)
+        return {'image': picture, 'label': label, 'mask': np.float32(1)}

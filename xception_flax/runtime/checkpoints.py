@@ -1,23 +1,30 @@
 """Checkpoints: the state, the data position and the clock, written together by orbax."""
 
+import concurrent.futures
 import dataclasses
+import json
 import pathlib
+import time
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from xception_flax.config import reading
 from xception_flax.config.checks import build_model
+from xception_flax.runtime import hosts
 from xception_flax.runtime.errors import UserError
 
 # Of a checkpoint: the TrainState, and all else as JSON.
 ITEMS = ('state', 'progress')
+DAMAGED = '.damaged'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,29 +35,39 @@ class Checkpoint:
       state: the TrainState.
       position: global index of the next training example.
       seconds: time spent training so far, over all starts.
-      top1: of the evaluation at this step, None without one; decides which checkpoint is best.
     """
 
     state: Any
     position: int = 0
     seconds: float = 0.0
-    top1: float | None = None
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `workdir/checkpoints`: the newest ones and the best."""
+    """The checkpoints of one run, in `workdir/checkpoints`: the newest ones and the best.
 
-    def __init__(self, workdir: pathlib.Path, keep_last: int = 3, keep_best: int = 1):
-        self._policy = _NewestAndBest(keep_last, keep_best)
+    Each holds a checksum of every array. One that does not read back as it was written is
+    passed over for the one before, and moved aside, not deleted.
+
+    Attributes:
+      top1: of the evaluations so far, by step; the owner adds to it. It decides which is best.
+      count, blocked: number of checkpoints saved, and the longest time that one held training up.
+    """
+
+    def __init__(
+        self, workdir: pathlib.Path, keep_last: int = 3, keep_best: int = 1,
+        top1: dict[int, float] | None = None,
+    ):  # fmt: skip
+        self.top1 = {} if top1 is None else top1
+        self.count, self.blocked = 0, 0.0
+        self.folder = (workdir / 'checkpoints').absolute()
+        self._policy = _NewestAndBest(keep_last, keep_best, self.top1)
         self._manager = ocp.CheckpointManager(
-            (workdir / 'checkpoints').absolute(),
+            self.folder,
             options=ocp.CheckpointManagerOptions(
                 save_decision_policy=_EveryTime(), preservation_policy=self._policy
             ),
             item_names=ITEMS,
         )
-        for step in self.steps():
-            self._policy.top1[step] = self._progress(step)['top1']
 
     def steps(self) -> list[int]:
         """The steps that there are checkpoints of, in order."""
@@ -62,47 +79,130 @@ class Checkpoints:
         return best[0] if best else None
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Starts to write a checkpoint; training may go on at once."""
-        step = int(checkpoint.state.step)
-        self._policy.top1[step] = checkpoint.top1
-        progress = dataclasses.asdict(dataclasses.replace(checkpoint, state=None))
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(checkpoint.state),
-                progress=ocp.args.JsonSave(progress),
-            ),
+        """Starts to write a checkpoint; training may go on at once.
+
+        Raises:
+          UserError: the disk does not take it, or did not take the one before.
+        """
+        began = time.perf_counter()
+        # A copy: the next step will use up the device's arrays. It is the same on all hosts, and
+        # the first writes it.
+        state = jax.tree.map(np.array, checkpoint.state)
+        step = int(state.step)
+        progress = {
+            'position': checkpoint.position,
+            'seconds': checkpoint.seconds,
+            'checksums': checksums(state),
+        }
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            progress=ocp.args.JsonSave({**progress, 'crc': _crc(progress)}),
         )
+        try:
+            saved = self._manager.save(step, args=args)
+        except Exception as error:
+            raise self._failure(error) from error
         if not saved:
             raise RuntimeError(f'orbax did not save step {step}; it has {self.steps()}')
+        self.count += 1
+        self.blocked = max(self.blocked, time.perf_counter() - began)
 
-    def restore(self, abstract: Any) -> Checkpoint | None:
-        """Reads the newest checkpoint, or None if there is none.
+    def restore(self, abstract: Any) -> tuple[Checkpoint | None, list[str]]:
+        """Reads the newest checkpoint that is whole.
 
         Args:
           abstract: a TrainState of `jax.ShapeDtypeStruct` with shardings, which say where to put
             each array.
-        """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
-        state = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        )['state']
-        return Checkpoint(**{**self._progress(step), 'state': state})
 
-    def _progress(self, step: int) -> dict[str, Any]:
-        """All of a checkpoint but its state."""
-        args = ocp.args.Composite(progress=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)['progress']
+        Returns:
+          The checkpoint, None if none was ever written; and what is wrong with those passed over.
+
+        Raises:
+          UserError: there are checkpoints, but none of them is whole.
+        """
+        damaged: list[str] = []
+        for step in reversed(self.steps()):
+            checkpoint, reason = self._read(step, abstract)
+            if hosts.gather(np.bool_(checkpoint is not None)).all():
+                if damaged:
+                    self._move_aside([other for other in self.steps() if other > step])
+                return checkpoint, damaged
+            damaged.append(f'checkpoint {self.folder / str(step)} is damaged ({reason})')
+        if damaged:
+            raise UserError(
+                f'no checkpoint in {self.folder} can be read: {"; ".join(damaged)}. '
+                'To start anew, give another --workdir'
+            )
+        return None, []
+
+    def _move_aside(self, steps: list[int]) -> None:
+        """Renames damaged checkpoints, so that their steps can be saved again."""
+        if jax.process_index() == 0:
+            for step in steps:
+                (self.folder / str(step)).rename(self.folder / f'{step}{DAMAGED}')
+        hosts.gather(np.bool_(True))  # all wait for the renaming
+        self._manager.reload()
+
+    def _read(self, step: int, abstract: Any) -> tuple[Checkpoint | None, str]:
+        """The checkpoint, or None and what is wrong with it."""
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
+        )
+        try:
+            items = self._manager.restore(step, args=args)
+            state, progress = items['state'], dict(items['progress'])
+            if progress.pop('crc') != _crc(progress):
+                return None, 'progress: other bytes than were written'
+            for path, value in checksums(state).items():
+                if progress['checksums'][path] != value:
+                    return None, f'{path}: other bytes than were written'
+        except Exception as error:  # orbax and tensorstore raise what they like
+            return None, f'{type(error).__name__}: {_first_line(error)}'
+        return Checkpoint(state, progress['position'], progress['seconds']), ''
 
     def wait(self) -> None:
-        """Waits until all is written."""
-        self._manager.wait_until_finished()
+        """Waits until all is written.
+
+        Raises:
+          UserError: the disk did not take it.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failure(error) from error
 
     def close(self) -> None:
         """Waits until all is written, and lets go of the folder."""
+        self.wait()
         self._manager.close()
+
+    def _failure(self, error: Exception) -> UserError:
+        good = [step for step in self.steps() if (self.folder / str(step)).is_dir()]
+        newest = f'the newest whole one is of step {good[-1]}' if good else 'there is none yet'
+        return UserError(
+            f'a checkpoint could not be written to {self.folder} ({_first_line(error)}); {newest}'
+        )
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """CRC-32 of every array's bytes, by its path; the arrays are the same on every device."""
+
+    def checksum(x: Any) -> int:
+        return zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    paths = [jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return dict(zip(paths, pool.map(checksum, [x for _, x in leaves]), strict=True))
+
+
+def _crc(progress: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(progress, sort_keys=True).encode())
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def load_checkpoint(
@@ -120,20 +220,32 @@ def load_checkpoint(
       The model, its variables for `model.apply`, and the run's config.
 
     Raises:
-      UserError: there is no such run or checkpoint; says which there are.
+      UserError: there is no such run or checkpoint, or it is damaged; says which there are.
     """
     if weights not in ('averaged', 'live'):
         raise UserError(f"weights is {weights!r}; choose from 'averaged' and 'live'")
+    model, variables, config = load_all_weights(workdir, step)
+    return model, variables.get(weights, variables['live']), config
+
+
+def load_all_weights(
+    workdir: str | pathlib.Path, step: int | None = None
+) -> tuple[nn.Module, dict[str, dict[str, Any]], ConfigDict]:
+    """Like `load_checkpoint`, with the 'live' and, where there are any, the 'averaged' variables."""
     workdir = pathlib.Path(workdir).expanduser().absolute()
     config = reading.from_json(workdir / 'config.json')
+    if config.dtype == 'float64' and not jax.config.jax_enable_x64:
+        raise UserError(
+            f"{workdir} was trained in float64: jax.config.update('jax_enable_x64', True) first"
+        )
     model = build_model(config, config.dataset.num_classes)
     size = config.image_size
     shapes = jax.eval_shape(
         lambda: model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False)
     )
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
-    averaged = weights == 'averaged' and config.ema_decay > 0
+    live = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
+    wanted = {**live, 'ema': live} if config.ema_decay else live
 
     folder = workdir / 'checkpoints'
     steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
@@ -142,17 +254,26 @@ def load_checkpoint(
     step = steps[-1] if step is None else step
     if step not in steps:
         raise UserError(f'{workdir} has no checkpoint of step {step} but of {steps}')
-    wanted = {'ema': target} if averaged else target
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        state = reader.restore(
-            folder / str(step) / 'state',
-            args=ocp.args.PyTreeRestore(
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            sums = reader.restore(folder / str(step) / 'progress')['checksums']
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            args = ocp.args.PyTreeRestore(
                 item=wanted,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
                 partial_restore=True,
-            ),
+            )
+            state = reader.restore(folder / str(step) / 'state', args=args)
+        changed = [path for path, value in checksums(state).items() if sums[path] != value]
+        reason = f'{changed[0]}: other bytes than were written' if changed else ''
+    except Exception as error:  # orbax and tensorstore raise what they like
+        reason = f'{type(error).__name__}: {_first_line(error)}'
+    if reason:
+        raise UserError(
+            f'the checkpoint of step {step} in {workdir} is damaged ({reason}); there are {steps}'
         )
-    return model, state['ema'] if averaged else state, config
+    averaged = state.pop('ema', None)
+    return model, {'live': state} | ({'averaged': averaged} if averaged else {}), config
 
 
 class _NewestAndBest(checkpoint_managers.PreservationPolicy):
@@ -162,13 +283,12 @@ class _NewestAndBest(checkpoint_managers.PreservationPolicy):
     checkpoint without an evaluation.
     """
 
-    def __init__(self, keep_last: int, keep_best: int):
-        self.keep_last, self.keep_best = keep_last, keep_best
-        self.top1: dict[int, float | None] = {}
+    def __init__(self, keep_last: int, keep_best: int, top1: dict[int, float]):
+        self.keep_last, self.keep_best, self.top1 = keep_last, keep_best, top1
 
     def best(self, steps: Sequence[int], count: int) -> list[int]:
         """The best of the steps, of equally good ones the later."""
-        measured = [step for step in steps if self.top1.get(step) is not None]
+        measured = [step for step in steps if step in self.top1]
         return sorted(measured, key=lambda step: (self.top1[step], step))[::-1][:count]
 
     def should_preserve(self, checkpoints, *, context):

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from xception_flax.runtime.stopping import StopSignals
+
 
 def make_mesh() -> Mesh:
     """All devices along the axis 'data', those of one host side by side."""
@@ -23,16 +25,22 @@ def split(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec('data'))
 
 
-def global_batches(mesh: Mesh, batches: Iterator[dict]) -> Iterator[dict[str, jax.Array]]:
+def global_batches(
+    mesh: Mesh, batches: Iterator[dict], stop: StopSignals | None = None
+) -> Iterator[dict[str, jax.Array]]:
     """Makes one global array of what each host has of a batch; the copy to the device is under way.
 
     Args:
       mesh: the devices.
       batches: this host's shares, dictionaries of `[B / hosts, ...]` arrays.
+      stop: with several hosts, 'stop' `[B]` in each batch tells the others of it; see
+        `hosts.stop_agreed`.
 
     Yields:
       Dictionaries of `[B, ...]` arrays, split over the devices.
     """
     sharding = split(mesh)
     for batch in batches:
+        if stop is not None and jax.process_count() > 1:
+            batch['stop'] = np.full(len(batch['label']), bool(stop.requested), np.float32)
         yield jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -69,11 +69,11 @@ class Progress:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Stops the clock meanwhile."""
+        """Stops the clock meanwhile, if it runs."""
         self._tick()
-        self._since = None
+        running, self._since = self._since is not None, None
         yield
-        self._since = time.perf_counter()
+        self._since = time.perf_counter() if running else None
 
     def over(self, batches: Iterable[Any], total: int, title: str) -> Iterable[Any]:
         """The batches, with a second bar on a terminal."""

@@ -14,13 +14,12 @@ Record = dict[str, Any]
 class MetricWriter:
     """Appends records to `workdir/metrics.jsonl`, one JSON object a line, and to TensorBoard."""
 
-    def __init__(self, workdir: pathlib.Path, start: int):
-        """Opens the files, forgetting all that was written after step `start`.
+    def __init__(self, workdir: pathlib.Path, kept: list[Record], start: int):
+        """Opens the files, with the records that a run going on after step `start` keeps.
 
-        A run that goes on from a checkpoint comes by those steps again.
+        It comes by the later steps again.
         """
         self.path = workdir / 'metrics.jsonl'
-        kept = [record for record in read(self.path) if record['step'] <= start]
         partial = self.path.with_suffix('.partial')
         partial.write_text(''.join(json.dumps(record) + '\n' for record in kept))
         os.replace(partial, self.path)
@@ -29,13 +28,18 @@ class MetricWriter:
 
     def write(self, record: Record) -> None:
         """Writes one record: 'step', 'split', numbers, and perhaps 'weights'."""
-        record = {key: _finite(value) for key, value in record.items()}
+        record = finite(record)
         self._file.write(json.dumps(record) + '\n')
         self._file.flush()
         prefix = '/'.join(str(record[key]) for key in ('split', 'weights') if key in record)
         for key, value in record.items():
             if key != 'step' and isinstance(value, int | float):
                 self._board.add_scalar(f'{prefix}/{key}', value, record['step'])
+
+    def sync(self) -> None:
+        """Sees to it that all is on the disk."""
+        os.fsync(self._file.fileno())
+        self._board.flush()
 
     def close(self) -> None:
         """Closes the files."""
@@ -54,6 +58,9 @@ def read(path: pathlib.Path) -> list[Record]:
     return records
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they are written as strings."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def finite(record: Record) -> Record:
+    """JSON has no NaN and no infinity: they become strings."""
+    return {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in record.items()
+    }

@@ -3,52 +3,79 @@
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from xception_flax.data import pipeline
 from xception_flax.data.sources import Source
+from xception_flax.runtime import hosts
 from xception_flax.runtime import mesh as meshes
 from xception_flax.runtime.progress import Progress
+from xception_flax.runtime.stopping import StopSignals
+from xception_flax.training.step import make_eval_step
+
+EvalStep = Callable[[Any, dict], dict[str, jax.Array]]
+
+
+def compiled_step(model: nn.Module, config: ConfigDict, mesh: Mesh) -> EvalStep:
+    """`make_eval_step`, jitted: variables on every device, the batch split over them."""
+    everywhere = meshes.replicated(mesh)
+    return jax.jit(
+        make_eval_step(model, config),
+        in_shardings=(everywhere, meshes.split(mesh)),
+        out_shardings=everywhere,
+    )
 
 
 def evaluate(
-    eval_step: Callable[[Any, dict], dict],
+    eval_step: EvalStep,
     variables: dict[str, Any],
     source: Source,
     config: ConfigDict,
     mesh: Mesh,
     progress: Progress,
+    stop: StopSignals | None = None,
 ) -> dict[str, dict[str, float]]:
     """Measures several sets of weights in one pass over the data.
 
     Args:
-      eval_step: a jitted step of `make_eval_step`.
+      eval_step: of `compiled_step`.
       variables: the model's variables, by the name of the weights.
       source: the split.
       config: the run's config.
       mesh: the devices.
       progress: shows how far it is.
+      stop: when it is requested, all hosts give up at the same batch.
 
     Returns:
-      For each set of weights: 'top1', 'top5', 'loss' and the number of 'examples'.
+      For each set of weights: 'top1', 'top5', 'loss' and the number of 'examples', and that of
+      'unreadable' ones if there are any. Nothing if it was given up.
     """
-    local = pipeline.evaluation_batches(source, config, jax.process_index(), jax.process_count())
-    batches = meshes.global_batches(mesh, local)
+    reader = pipeline.Reader(source, config.max_unreadable)
+    local = pipeline.evaluation_batches(
+        reader, config, jax.process_index(), jax.process_count()
+    )
+    batches = meshes.global_batches(mesh, local, stop)
     count = -(-len(source) // config.batch_size)
-    sums: dict[str, Any] = {}
+    sums: dict[str, Any] = dict.fromkeys(variables)
     for batch in progress.over(batches, count, f'evaluating {config.dataset.eval_split}'):
+        before = jax.block_until_ready(dict(sums))  # so that batches do not pile up on the devices
         for weights, values in variables.items():
-            new = eval_step(values, batch)
-            old = sums.get(weights)
+            new, old = eval_step(values, batch), before[weights]
             sums[weights] = new if old is None else jax.tree.map(lambda a, b: a + b, old, new)
+        if hosts.stop_agreed(stop, next(iter(before.values()))):
+            return {}
 
     results = {}
-    for weights in variables:  # not sums: JAX sorts the keys of dictionaries
-        total = jax.device_get(sums[weights])
-        examples = int(total.pop('examples'))
-        assert examples == len(source), f'evaluated {examples} of {len(source)} examples'
-        means = {name: float(value) / examples for name, value in total.items()}
-        results[weights] = {**means, 'examples': examples}
+    for weights, total in sums.items():
+        values = {name: float(value) for name, value in jax.device_get(total).items()}
+        values.pop('stop', None)
+        unreadable, examples = round(values.pop('unreadable')), round(values.pop('examples'))
+        seen = examples + unreadable
+        assert seen == len(source), f'evaluated {seen} of {len(source)} examples'
+        results[weights] = {name: value / max(examples, 1) for name, value in values.items()}
+        results[weights] |= {'examples': examples}
+        results[weights] |= {'unreadable': unreadable} if unreadable else {}
     return results

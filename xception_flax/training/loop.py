@@ -1,17 +1,21 @@
-"""The training loop, one for all: set up, restore, step, evaluate, save, finish."""
+"""The training loop, one for all: set up, restore, step, save, evaluate, finish."""
 
 import collections
+import contextlib
 import pathlib
 import time
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from xception_flax.data import pipeline
+from xception_flax.runtime import hosts, workdirs, writers
 from xception_flax.runtime import mesh as meshes
-from xception_flax.runtime import writers
 from xception_flax.runtime.checkpoints import Checkpoint, Checkpoints
+from xception_flax.runtime.errors import UserError
 from xception_flax.runtime.progress import Progress, duration
+from xception_flax.runtime.stopping import Stopped, StopSignals
 from xception_flax.training.evaluation import evaluate
 from xception_flax.training.recorder import Recorder
 from xception_flax.training.setup import Run, set_up
@@ -22,92 +26,209 @@ STEPS_AHEAD = 2
 WARM_STEPS = 10  # before a profile
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> None:
+def train(config: ConfigDict, workdir: pathlib.Path, stop: StopSignals | None = None) -> None:
     """Trains what the config says in `workdir`, or goes on where the last start ended.
 
     Args:
       config: the run's config.
       workdir: gets `config.json`, `metrics.jsonl`, `curves.png`, `checkpoints/`, `tensorboard/`.
+      stop: signals that end the run after a step.
 
     Raises:
-      UserError: a setting cannot work; nothing has been done then.
+      UserError: a setting cannot work (nothing has been done then), or data or disk fail.
+      Stopped: a signal came; all that was done is saved.
     """
     run = set_up(config)
     progress = Progress(run.durations.total, visible=jax.process_index() == 0)
     _introduce(run, progress)
+    with (
+        workdirs.claim(workdir),
+        contextlib.closing(progress),
+        contextlib.closing(_Training(run, workdir, progress, stop)) as training,
+    ):
+        training.go()
+        progress.close()
+        _finish(training)
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(workdir, config.keep_last, config.keep_best)
-    saved = checkpoints.restore(run.abstract_state)
-    if saved is None:
-        saved = Checkpoint(run.init())
-    else:
-        progress.seconds = saved.seconds
-    start = int(saved.state.step)
-    if start >= run.durations.total:
-        progress.say(f'this run is complete: its newest checkpoint is of step {start:,}.')
-    else:
+
+class _Training:
+    """One start of a run: its state, and where it stands."""
+
+    def __init__(
+        self, run: Run, workdir: pathlib.Path, progress: Progress, stop: StopSignals | None
+    ):
+        self.run, self.workdir, self.progress, self.stop = run, workdir, progress, stop
+        averaged = run.abstract_state.ema is not None
+        self.recorder = Recorder(
+            run, workdir, progress, ('live', 'averaged') if averaged else ('live',)
+        )
+        config = run.config
+        self.checkpoints = Checkpoints(
+            workdir, config.keep_last, config.keep_best, self.recorder.top1
+        )
+        self.saved: int | None = None  # step of the newest checkpoint
+        self.last: dict[str, float] | None = None  # metrics of the newest step that is done
+        self.skipped = 0  # steps in a row
+        self.under_way: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
+        self.reader = pipeline.Reader(run.train_source, config.max_unreadable)
+
+    def go(self) -> None:
+        """Restores, and trains to the end."""
+        start = self._restore()
+        total, durations = self.run.durations.total, self.run.durations
+        if start >= total and start in self.recorder.top1:
+            self.progress.say(f'this run is complete: its newest checkpoint is of step {start:,}.')
+            return
         if start:
-            progress.say(f'going on from the checkpoint of step {start:,}')
-        _steps(run, workdir, checkpoints, saved, progress)
-    _finish(run, workdir, checkpoints, progress)
+            self.progress.say(f'going on from the checkpoint of step {start:,}')
+        self.recorder.start(start)
+        if start and self._evaluation_is_due(start) and start not in self.recorder.top1:
+            self._evaluate(start)
+        if start >= total:
+            return
+        batches = meshes.global_batches(
+            self.run.mesh,
+            pipeline.training_batches(
+                self.reader, self.run.config, self.position, jax.process_index(), jax.process_count()
+            ),
+            self.stop,
+        )
+        self.progress.say('compiling the training step')
+        with _Profile(self.run.config.profile_steps, self.workdir) as profile:
+            for step in range(start + 1, total + 1):
+                profile.before(step - start)
+                self._step(step, next(batches), first=step == start + 1)
+                evaluating = self._evaluation_is_due(step)
+                if evaluating or durations.due(durations.checkpoint, step):
+                    self._save(step)
+                if evaluating:
+                    self._evaluate(step)
+                if hosts.stop_agreed(self.stop, self.last):
+                    self._end_early(step)
 
+    def _restore(self) -> int:
+        """Takes over the newest whole checkpoint, or draws the initial state; gives its step."""
+        started = bool(self.checkpoints.steps())
+        for line in workdirs.take_over(self.workdir, self.run.config, started):
+            self.progress.say(f'changed since the last start: {line}')
+        saved, damaged = self.checkpoints.restore(self.run.abstract_state)
+        for line in damaged:
+            self.progress.say(f'warning: {line}')
+        self.saved = None if saved is None else int(saved.state.step)
+        saved = saved or Checkpoint(self.run.init())
+        self.state, self.position = saved.state, saved.position
+        self.progress.seconds = saved.seconds
+        return int(self.state.step)
 
-def _steps(
-    run: Run,
-    workdir: pathlib.Path,
-    checkpoints: Checkpoints,
-    saved: Checkpoint,
-    progress: Progress,
-) -> None:
-    """Trains from a checkpoint to the end; evaluates and saves on the way."""
-    config, durations, host, hosts = (
-        run.config, run.durations, jax.process_index(), jax.process_count()
-    )  # fmt: skip
-    state, position, start = saved.state, saved.position, int(saved.state.step)
-    recorder = Recorder(run, workdir, start, progress)
-    local = pipeline.training_batches(run.train_source, config, position, host, hosts)
-    batches = meshes.global_batches(run.mesh, local)
-    under_way: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
-
-    def await_all_but(count: int) -> None:
-        """Waits for the oldest steps under way, and records those that are to be logged."""
-        while len(under_way) > count:
-            done, metrics = under_way.popleft()
-            jax.block_until_ready(metrics)
-            progress.advance()
-            if done == durations.total or durations.due(durations.log, done):
-                recorder.train(done, metrics)
-
-    progress.say('compiling the training step')
-    began = time.perf_counter()
-    for step in range(start + 1, durations.total + 1):
-        _profile(config, workdir, step - start)
-        state, metrics = run.train_step(state, next(batches))
-        position += config.batch_size
-        under_way.append((step, metrics))
-
-        evaluating = step == durations.total or durations.due(durations.eval, step)
-        saving = evaluating or durations.due(durations.checkpoint, step)
-        first = step == start + 1
-        await_all_but(0 if first or saving else STEPS_AHEAD)
+    def _step(self, step: int, batch: dict[str, jax.Array], first: bool) -> None:
+        began = time.perf_counter()
+        self.state, metrics = self.run.train_step(self.state, batch)
+        self.position += self.run.config.batch_size
+        self.under_way.append((step, metrics))
+        self._await_all_but(0 if first else STEPS_AHEAD)
         if first:
-            progress.say(f'first step after {duration(time.perf_counter() - began)}')
-            progress.start(step)
-        top1 = None
-        if evaluating:
-            with progress.pause():
-                variables = {weights: state.variables(weights) for weights in state.weights}
-                results = evaluate(
-                    run.eval_step, variables, run.eval_source, config, run.mesh, progress
-                )
-                recorder.evaluation(step, results)
-                top1 = results[state.weights[-1]]['top1']
-        if saving:
-            with progress.pause():
-                checkpoints.save(Checkpoint(state, position, progress.seconds, top1))
-    progress.close()
-    recorder.close()
+            self.progress.say(f'first step after {duration(time.perf_counter() - began)}')
+            self.progress.start(step)
+
+    def _await_all_but(self, count: int) -> None:
+        """Waits for the oldest steps under way, and records those that are to be logged."""
+        durations = self.run.durations
+        while len(self.under_way) > count:
+            step, metrics = self.under_way.popleft()
+            self.last = {name: float(x) for name, x in jax.device_get(metrics).items()}
+            self.progress.advance()
+            self._check_finite(step, self.last)
+            if step == durations.total or durations.due(durations.log, step):
+                self.recorder.train(step, self.last)
+
+    def _check_finite(self, step: int, metrics: dict[str, float]) -> None:
+        config = self.run.config
+        self.skipped = self.skipped + 1 if metrics['skipped'] else 0
+        if not self.skipped:
+            return
+        what = f'loss {metrics["loss"]:.4g}, gradient norm {metrics["gradient_norm"]:.4g}'
+        if config.nonfinite == 'skip' and self.skipped < config.nonfinite_limit:
+            self.progress.say(f'step {step:,} is skipped: {what}')
+            return
+        first = self.position - (len(self.under_way) + 1) * config.batch_size
+        order = pipeline.training_order(len(self.run.train_source), config.seed)
+        examples = [
+            self.run.train_source.name(order[i]) for i in range(first, first + config.batch_size)
+        ]
+        self.recorder.fault(step, metrics, examples)
+        newest = 'no checkpoint yet' if self.saved is None else f'newest checkpoint: {self.saved:,}'
+        raise UserError(
+            f'step {step:,} is not finite ({what}, learning rate {metrics["learning_rate"]:.4g}; '
+            f'{self.skipped} in a row; {newest}). Its examples are in '
+            f'{self.workdir / "nonfinite.json"}: {examples[0]}, ... Lower the learning rate, clip '
+            "(config.optimizer.clip_norm), or let config.nonfinite='skip' leave out such steps"
+        )
+
+    def _evaluation_is_due(self, step: int) -> bool:
+        durations = self.run.durations
+        return step == durations.total or durations.due(durations.eval, step)
+
+    def _save(self, step: int) -> None:
+        self._await_all_but(0)
+        self.recorder.sync()
+        with self.progress.pause():
+            self.checkpoints.save(Checkpoint(self.state, self.position, self.progress.seconds))
+        self.saved = step
+
+    def _evaluate(self, step: int) -> None:
+        """Evaluates a state that is saved already; a signal on the way ends the run."""
+        run, state = self.run, self.state
+        with self.progress.pause():
+            variables = {weights: state.variables(weights) for weights in state.weights}
+            results = evaluate(
+                run.eval_step, variables, run.eval_source, run.config, run.mesh, self.progress,
+                self.stop,
+            )  # fmt: skip
+            if results:
+                self.recorder.evaluation(step, results)
+                return
+        self._end_early(step)
+
+    def _end_early(self, step: int) -> None:
+        if self.saved != step:
+            self._save(step)
+        began = time.perf_counter()
+        self.checkpoints.wait()
+        raise Stopped(
+            f'stopped at step {step:,}, which is saved ({time.perf_counter() - began:.1f} s); '
+            'the same command goes on'
+        )
+
+
+    def close(self) -> None:
+        """Lets go of all files; a checkpoint that is being written is finished first."""
+        self.recorder.close()
+        with contextlib.suppress(UserError):  # there is one under way, or none
+            self.checkpoints.close()
+
+
+class _Profile:
+    """A trace of some steps after the first ten of a start, for TensorBoard's profiler."""
+
+    def __init__(self, steps: int, workdir: pathlib.Path):
+        self.steps = steps if jax.process_index() == 0 else 0
+        self.workdir, self.running = workdir, False
+
+    def before(self, step: int) -> None:
+        """Starts or ends the trace before `step`, counted from this start."""
+        if self.steps and step == 1 + WARM_STEPS:
+            jax.profiler.start_trace(self.workdir / 'tensorboard')
+            self.running = True
+        elif self.running and step == 1 + WARM_STEPS + self.steps:
+            self.__exit__()
+
+    def __enter__(self) -> '_Profile':
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.running:
+            self.running = False
+            jax.profiler.stop_trace()
 
 
 def _introduce(run: Run, progress: Progress) -> None:
@@ -116,30 +237,24 @@ def _introduce(run: Run, progress: Progress) -> None:
     parameters = sum(x.size for x in jax.tree.leaves(run.abstract_state.params))
     epochs = run.durations.total * config.batch_size / len(run.train_source)
     progress.say(
-        f'{config.model}: {parameters:,} trainable parameters, pictures of '
+        f'{run.title}: {parameters:,} trainable parameters, pictures of '
         f'{config.image_size}x{config.image_size}, {config.dtype}\n'
-        f'{dataset.name or dataset.source}: {len(run.train_source):,} {dataset.train_split} and '
+        f'{len(run.train_source):,} {dataset.train_split} and '
         f'{len(run.eval_source):,} {dataset.eval_split} examples, {dataset.num_classes} classes\n'
         f'{run.durations.total:,} steps of {config.batch_size}, {epochs:.1f} epochs, on '
         f'{run.mesh.size} x {run.mesh.devices.flat[0].device_kind}'
     )
 
 
-def _profile(config: ConfigDict, workdir: pathlib.Path, step: int) -> None:
-    """Starts or ends the trace of `profile_steps` steps after the first ten of this start."""
-    if not config.profile_steps or jax.process_index() != 0:
-        return
-    if step == 1 + WARM_STEPS:
-        jax.profiler.start_trace(workdir / 'tensorboard')
-    elif step == 1 + WARM_STEPS + config.profile_steps:
-        jax.profiler.stop_trace()
-
-
-def _finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, progress: Progress) -> None:
+def _finish(training: _Training) -> None:
     """Waits for the last checkpoint and says what was reached and where everything is."""
+    run, progress, workdir = training.run, training.progress, training.workdir
+    checkpoints = training.checkpoints
     checkpoints.wait()
     best, steps = checkpoints.best_step(), checkpoints.steps()
-    checkpoints.close()
+    unreadable = len(training.reader.unreadable)
+    if unreadable:
+        progress.say(f'{unreadable} training pictures could not be read; others took their place')
     evaluations = [r for r in writers.read(workdir / 'metrics.jsonl') if 'weights' in r]
     if evaluations:
         last = evaluations[-1]  # averaged weights are written after live ones
@@ -152,6 +267,11 @@ def _finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, progress:
         f'in {workdir}:\n'
         f'  curves.png     the training curves\n'
         f'  metrics.jsonl  every number (TensorBoard: tensorboard --logdir {workdir})\n'
-        f'  checkpoints/   steps {", ".join(map(str, steps))}; best top-1 at {best}\n'
-        f'  config.json    all settings'
+        f'  checkpoints/   steps {", ".join(map(str, steps))}; best top-1 at {best}'
+        + (
+            f' ({checkpoints.count} saved; training waited {checkpoints.blocked:.2f} s at most)\n'
+            if checkpoints.count
+            else '\n'
+        )
+        + '  config.json    all settings'
     )

@@ -10,13 +10,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from xception_flax import config as configs
+from xception_flax.config import reading
 from xception_flax.config.checks import build_model, check_values
 from xception_flax.data import sources
+from xception_flax.runtime import hosts
 from xception_flax.runtime import mesh as meshes
 from xception_flax.runtime.errors import UserError
+from xception_flax.training import evaluation
 from xception_flax.training.optimizers import make_optimizer, make_schedule
 from xception_flax.training.state import TrainState, create_state
-from xception_flax.training.step import make_eval_step, make_train_step
+from xception_flax.training.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Run:
       init: draws the initial state.
       train_step: `(state, batch) -> (state, metrics)`; the state that it is given is used up.
       eval_step: `(variables, batch) -> sums`.
+      title: what is trained on what, in words.
     """
 
     config: ConfigDict
@@ -46,6 +50,7 @@ class Run:
     init: Callable[[], TrainState]
     train_step: Callable
     eval_step: Callable
+    title: str
 
 
 def set_up(config: ConfigDict) -> Run:
@@ -64,10 +69,15 @@ def set_up(config: ConfigDict) -> Run:
             f'{train_source.num_classes} and {eval_source.num_classes}, or of other names'
         )
     mesh = meshes.make_mesh()
+    # Every host reads the same examples in the same order; their folders may differ.
+    common = config.copy_and_resolve_references()
+    common.dataset.data_dir = ''
+    hosts.check_same(f'{reading.to_json(common)} {len(train_source)}', 'settings or data')
     durations = configs.check(config, len(train_source), train_source.num_classes, mesh.size)
     config = config.copy_and_resolve_references()
     config.dataset.num_classes = train_source.num_classes
 
+    dataset = config.dataset
     model = build_model(config, train_source.num_classes)
     schedule = make_schedule(config, durations)
     optimizer = make_optimizer(config, schedule)
@@ -94,9 +104,6 @@ def set_up(config: ConfigDict) -> Run:
             out_shardings=everywhere,
             donate_argnums=0,
         ),
-        eval_step=jax.jit(
-            make_eval_step(model, config),
-            in_shardings=(everywhere, split),
-            out_shardings=everywhere,
-        ),
+        eval_step=evaluation.compiled_step(model, config, mesh),
+        title=f'{config.model} on {dataset.name if dataset.source == "tfds" else dataset.source}',
     )

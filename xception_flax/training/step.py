@@ -22,6 +22,13 @@ def normalise(pictures: jax.Array) -> jax.Array:
     return pictures.astype(jnp.float32) / 127.5 - 1
 
 
+def as_targets(labels: jax.Array, num_classes: int) -> jax.Array:
+    """Labels `[N]`, or `[N, C]` of 0 and 1, as targets `[N, C]` float32."""
+    if labels.ndim == 1:
+        return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+    return labels.astype(jnp.float32)
+
+
 def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -30,8 +37,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Makes the function that does one update.
 
-    The batch is {'image' `[N, S, S, 3]` uint8, 'label' `[N]` int32}; the metrics are scalars, of
-    the batch before the update. With `config.accumulation` the batch is worked through in so many
+    The batch is {'image' `[N, S, S, 3]` uint8, 'label' `[N]` int32, or `[N, C]` of 0 and 1 where a
+    picture may be of several classes}; the metrics are scalars, of the batch before the update. A
+    step whose loss or gradient is not finite counts as 'skipped' and, with
+    `config.nonfinite='skip'`, changes nothing but the step's number. With `config.accumulation` the batch is worked through in so many
     micro-batches: the gradient is their mean, and the running statistics move once, towards the
     mean of theirs. It is the step of one batch whose batch norm groups are the micro-batches.
     """
@@ -40,7 +49,7 @@ def make_train_step(
     def forward(params: Any, batch_stats: Any, batch: Batch, rng: jax.Array):
         mix_rng, dropout_rng = jax.random.split(rng)
         pictures = normalise(batch['image'])
-        targets = jax.nn.one_hot(batch['label'], model.num_classes)
+        targets = as_targets(batch['label'], model.num_classes)
         targets = losses.smooth(targets, config.label_smoothing, config.loss)
         if config.mixup:
             share = jax.random.beta(mix_rng, config.mixup, config.mixup)
@@ -94,19 +103,21 @@ def make_train_step(
             # Early averages forget faster, as TensorFlow's ExponentialMovingAverage(num_updates).
             decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
             ema = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.ema, new)
+        norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(scalars['loss']) & jnp.isfinite(norm)
         scalars |= {
             'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
-            'gradient_norm': optax.tree.norm(grads),
+            'gradient_norm': norm,
+            'skipped': 1 - finite.astype(jnp.float32),
         }
-        state = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            ema=ema,
+        if 'stop' in batch:
+            scalars['stop'] = jnp.max(batch['stop'])
+        new_state = dataclasses.replace(
+            state, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
         )
-        return state, scalars
+        if config.nonfinite == 'skip':
+            new_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new_state, state)
+        return dataclasses.replace(new_state, step=state.step + 1), scalars
 
     return train_step
 
@@ -114,21 +125,23 @@ def make_train_step(
 def make_eval_step(model: nn.Module, config: ConfigDict) -> Callable[[Any, Batch], Metrics]:
     """Makes the function that sums top-1, top-5, loss and number of examples over a batch.
 
-    It takes the variables and a batch {'image', 'label', 'mask' `[N]`}; pictures whose mask is 0
-    do not count.
+    It takes the variables and a batch {'image', 'label', 'mask' `[N]`}. Pictures of mask 1 count;
+    the others are filling (0) or could not be read (-1).
     """
     loss_of_pictures = losses.LOSSES[config.loss]
 
     def eval_step(variables: Any, batch: Batch) -> Metrics:
         logits: Any = model.apply(variables, normalise(batch['image']), train=False)
         labels, mask = batch['label'], batch['mask']
-        targets = jax.nn.one_hot(labels, model.num_classes)
+        targets = as_targets(labels, model.num_classes)
         values = {
             'top1': metrics.in_top(logits, labels, 1),
             'top5': metrics.in_top(logits, labels, 5),
             'loss': loss_of_pictures(logits, targets),
             'examples': jnp.ones_like(mask),
         }
-        return {name: jnp.sum(jnp.where(mask > 0, v, 0)) for name, v in values.items()}
+        sums = {name: jnp.sum(jnp.where(mask > 0, v, 0)) for name, v in values.items()}
+        sums['unreadable'] = jnp.sum(mask < 0)
+        return sums | ({'stop': jnp.max(batch['stop'])} if 'stop' in batch else {})
 
     return eval_step

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from xception_flax.data.sources import arrays, folder, tfds
-from xception_flax.data.sources.base import Source as Source
+from xception_flax.data.sources.base import Source, check_label
 from xception_flax.runtime.errors import UserError, nearest
 
 SOURCES: dict[str, Callable[[ConfigDict, str], Source]] = {
@@ -33,4 +34,7 @@ def load(config: ConfigDict, split: str) -> Source:
     source = SOURCES[name](config, split)
     if not len(source):
         raise UserError(f'split {split!r} of {name} is empty')
+    # A few now; the others when they are read.
+    for index in np.linspace(0, len(source) - 1, 8).astype(int).tolist():
+        check_label(source, index, source[index])
     return source

@@ -5,12 +5,14 @@ from typing import Protocol, TypedDict
 
 import numpy as np
 
+from xception_flax.runtime.errors import UserError
+
 
 class Record(TypedDict):
-    """One picture, as it is stored, and its class."""
+    """One picture, as it is stored, and its class or classes."""
 
     picture: bytes | np.ndarray  # an encoded file, or uint8 [H, W] or [H, W, 3]
-    label: int
+    label: int | np.ndarray  # or, where there may be several, [C] of 0 and 1
 
 
 class Source(Protocol):
@@ -32,3 +34,17 @@ class Source(Protocol):
 
     def name(self, index: int) -> str:
         """What to call the record in a message, such as its path."""
+
+
+def check_label(source: Source, index: int, record: Record) -> None:
+    """Checks that a label is a class of the source.
+
+    Raises:
+      UserError: it is not; names the record.
+    """
+    label, classes = np.asarray(record['label']), source.num_classes
+    fits = 0 <= label < classes if label.ndim == 0 else label.shape == (classes,)
+    if not fits:
+        raise UserError(
+            f'{source.name(index)} has the label {record["label"]}, but there are {classes} classes'
+        )

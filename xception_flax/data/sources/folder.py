@@ -12,7 +12,11 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png')
 
 
 class FolderSource:
-    """The pictures of one split, classes and files in the order of their names."""
+    """The pictures of one split, classes and files in the order of their names.
+
+    Raises:
+      UserError: a class has no picture.
+    """
 
     def __init__(self, root: pathlib.Path, class_names: list[str]):
         self.root, self.class_names = root, class_names
@@ -21,6 +25,11 @@ class FolderSource:
         for label, name in enumerate(class_names):
             found = sorted(entry.name for entry in os.scandir(root / name))
             pictures = [file for file in found if file.lower().endswith(EXTENSIONS)]
+            if not pictures:
+                raise UserError(
+                    f'{root / name} has no pictures (*.jpg, *.jpeg, *.png); add some, or take the '
+                    'folder away'
+                )
             self.files += [(f'{name}/{file}', label) for file in pictures]
 
     def __len__(self) -> int:
@@ -53,13 +62,12 @@ def load(config: ConfigDict, split: str) -> Source:
             'set config.dataset.train_split and config.dataset.eval_split'
         )
     root = data_dir / split
-    source = FolderSource(root, _folders(root))
-    if not source.files:
-        raise UserError(
-            f'{root} has no pictures; they are looked for as {root}/CLASS/*.jpg|jpeg|png'
-        )
-    return source
+    classes = _folders(root)
+    if not classes:
+        raise UserError(f'{root} has no class folders: pictures are looked for as {root}/CLASS/*')
+    return FolderSource(root, classes)
 
 
 def _folders(path: pathlib.Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+    entries = [entry for entry in os.scandir(path) if entry.is_dir()]
+    return sorted(entry.name for entry in entries if not entry.name.startswith('.'))

@@ -1,0 +1,95 @@
+"""A run's folder: claimed by one program at a time, and by one run for ever."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+import filelock
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from xception_flax.config import reading, schema
+from xception_flax.runtime import hosts
+from xception_flax.runtime.errors import UserError
+
+# Settings that a checkpoint is bound to, besides the network's own section: with other values its
+# arrays would not fit, or examples would be seen twice or never.
+BOUND = (
+    'model', 'seed', 'optimizer.name', 'dataset.source', 'dataset.name', 'dataset.train_split',
+    'dataset.num_classes',
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def claim(workdir: pathlib.Path) -> Iterator[None]:
+    """Makes the folder, and keeps other programs out of it for as long as the context lasts.
+
+    Raises:
+      UserError: another program is at work in it.
+      OSError: it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        free = True
+        if jax.process_index() == 0:
+            workdir.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(filelock.FileLock(workdir / '.lock', timeout=0))
+            except filelock.Timeout:
+                free = False
+            except NotImplementedError:
+                pass  # a mount that knows no locks
+        if not hosts.gather(np.bool_(free))[0]:
+            raise UserError(f'{workdir} is in use by another training; wait for it, or stop it')
+        yield
+
+
+def differences(stored: ConfigDict, config: ConfigDict) -> tuple[list[str], list[str]]:
+    """Compares a run's stored settings with those that it is to go on with.
+
+    Returns:
+      What cannot change under a checkpoint and what can, each as 'setting: old -> new'.
+    """
+    bound, free = [], []
+    for path in schema.paths(config):
+        old, new = stored[path], config[path]
+        if old == new:
+            continue
+        line = f'config.{path}: {old!r} -> {new!r}'
+        averaging = path == 'ema_decay' and bool(old) != bool(new)
+        if path in BOUND or path.startswith(f'{config.model}.') or averaging:
+            bound.append(line)
+        else:
+            free.append(line)
+    return bound, free
+
+
+def take_over(workdir: pathlib.Path, config: ConfigDict, started: bool) -> list[str]:
+    """Writes `config.json` of a run that starts or goes on, if it may go on with this config.
+
+    Args:
+      workdir: the run's folder.
+      config: the settings to go on with.
+      started: whether there is a checkpoint already.
+
+    Returns:
+      The settings that have changed since, as 'setting: old -> new'.
+
+    Raises:
+      UserError: one has that the checkpoints are bound to, or the old `config.json` is damaged.
+    """
+    path = workdir / 'config.json'
+    free: list[str] = []
+    if started and path.exists():
+        bound, free = differences(reading.from_json(path), config)
+        if bound:
+            raise UserError(
+                f'{workdir} holds a run of other settings ({"; ".join(bound)}): '
+                'take them back, or give another --workdir'
+            )
+    if jax.process_index() == 0:
+        partial = path.with_suffix('.partial')
+        partial.write_text(reading.to_json(config))
+        os.replace(partial, path)
+    return free

@@ -90,7 +90,7 @@ def test_the_papers_config_trains_evaluates_and_resumes(data_dir, program, tmp_p
         f'--config.dataset.data_dir={data_dir}', '--config.batch_size=2',
         f'--workdir={tmp_path}/run',
     )  # fmt: skip
-    env = {'PYTHONPATH': str(tmp_path / 'no_tensorflow')}
+    env = {'PYTHONPATH': str(tmp_path / 'no_tensorflow'), 'JAX_NUM_CPU_DEVICES': '1'}
     output = program(*args, '--config.total_steps=2', **env)
     assert '22,855,952 trainable parameters, pictures of 299x299, bfloat16' in output
     assert '15 train and 7 validation examples, 1000 classes' in output

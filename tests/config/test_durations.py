@@ -65,6 +65,8 @@ def test_fractions_of_a_step_do_not_drift():
         ),
         ({'total_steps': 0}, 'must be above 0'),
         ({'total_steps': 5, 'eval_steps': -1}, 'eval_steps is -1'),
+        ({'total_epochs': float('nan')}, 'total_epochs is nan'),
+        ({'total_epochs': float('inf')}, 'total_epochs is inf'),
         ({'total_steps': 5, 'schedule__warmup_percent': -1.0}, 'config.schedule.warmup_percent'),
     ],
 )

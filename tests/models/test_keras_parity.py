@@ -1,9 +1,9 @@
 """Xception against `keras.applications.Xception`, and the article's against its Keras graph.
 
-The differences that remain are rounding: other orders of summation, 74 layers deep. Those of single
-passes, in float32, are relative to the largest element of each array. Over training steps a network
-with batch norm and ReLU multiplies rounding until nothing of it is comparable, so that ten steps are
-compared in float64.
+The differences that remain are rounding: other orders of summation, 74 layers deep. Those of
+single passes, in float32, are relative to the largest element of each array. Over training steps a
+network with batch norm and ReLU multiplies rounding until nothing of it is comparable, so that ten
+steps are compared in float64.
 """
 
 import functools

@@ -18,6 +18,10 @@ def test_xception_at_299_does_the_known_work():
     [
         ('TPU v5 lite', 197e12),
         ('TPU v5p', 459e12),
+        ('TPU v4', 275e12),
+        ('TPU v4 lite', 138e12),
+        ('NVIDIA L4', 121e12),
+        ('NVIDIA L40S', None),
         ('NVIDIA H100 PCIe', 756e12),
         ('NVIDIA H100 80GB HBM3', 989e12),
         ('cpu', None),

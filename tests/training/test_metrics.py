@@ -29,3 +29,11 @@ def test_no_number_is_wrong_even_among_few_classes():
 
 def test_with_fewer_than_five_classes_top_five_is_all():
     assert in_top(jnp.array([[3.0, 1.0, 2.0]]), jnp.array([1]), 5).tolist() == [1]
+
+
+def test_of_several_classes_any_may_be_in_the_top():
+    logits = jnp.array([[3.0, 2.0, 1.0, 0.0]] * 4)
+    labels = jnp.array([[0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 1]])
+    assert in_top(logits, labels, 1).tolist() == [0, 1, 0, 0]
+    assert in_top(logits, labels, 2).tolist() == [1, 1, 0, 0]
+    assert in_top(logits, labels, 3).tolist() == [1, 1, 0, 1]

@@ -123,11 +123,12 @@ def test_accumulation_is_one_batch_normalised_in_groups(k):
     assert max(jax.tree.leaves(moved)) > 1e-4  # and not the same as one group
 
 
-def test_averages_follow_weights_and_statistics_quickly_at_first():
-    states = [initial(config(ema_decay=0.5))] + [run(n, ema_decay=0.5)[0] for n in (1, 2, 30)]
+@pytest.mark.parametrize('most', [0.05, 0.15, 0.5])  # reached at once, at step 2, not yet
+def test_averages_follow_weights_and_statistics_quickly_at_first(most):
+    states = [initial(config(ema_decay=most))] + [run(n, ema_decay=most)[0] for n in (1, 2)]
     expected = states[0].params
-    for step, state in enumerate(states[1:3]):
-        decay = min(0.5, (1 + step) / (10 + step))
+    for step, state in enumerate(states[1:]):
+        decay = min(most, (1 + step) / (10 + step))
         expected = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, expected, state.params)
     assert_close(states[2].ema['params'], expected)
     stats = jax.tree.leaves(
@@ -137,11 +138,60 @@ def test_averages_follow_weights_and_statistics_quickly_at_first():
     assert run(1)[0].ema is None
 
 
+def single_step(c):
+    step = make_train_step(build_model(c), optax.sgd(RATE), optax.constant_schedule(RATE), c)
+    return jax.jit(step)
+
+
 def test_dropout_depends_on_the_step_and_on_the_seed_alone():
-    first, again = (run(n, xception__dropout=0.5)[1]['loss'] for n in (1, 1))
-    assert first == again
-    plain = run(1)[1]['loss']
-    assert abs(first - plain) > 1e-4
+    c = config(xception__dropout=0.5)
+    step, state = single_step(c), initial(c)
+
+    def loss(number, seed):
+        rng = jax.random.key_data(jax.random.key(seed))
+        before = state.replace(step=jnp.int32(number), rng=rng)
+        return float(step(before, {'image': IMAGES, 'label': LABELS})[1]['loss'])
+
+    assert loss(0, 0) == loss(0, 0)
+    losses = {loss(0, 0), loss(1, 0), loss(0, 1), float(run(1)[1]['loss'])}
+    assert len(losses) == 4
+
+
+@pytest.mark.parametrize('part', ['params', 'batch_stats'])
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_a_step_that_is_not_finite_is_told_and_can_be_left_out(part, value):
+    batch = {'image': IMAGES, 'label': LABELS}
+    for c in (config(), config(nonfinite='skip', ema_decay=0.5)):
+        step, state = single_step(c), initial(c)
+        assert step(state, batch)[1]['skipped'] == 0
+        kernels = jax.tree.map(lambda x: x.at[0].set(value), state.params)
+        broken = state.replace(params=kernels)
+        after, metrics = step(broken, batch)
+        assert metrics['skipped'] == 1
+        assert after.step == 1
+        if c.nonfinite == 'skip':
+            tree = (getattr(after, part), after.ema)
+            jax.tree.map(np.testing.assert_array_equal, tree, (getattr(broken, part), broken.ema))
+
+
+def test_pictures_of_several_classes_train_and_evaluate():
+    c = config(loss='sigmoid')
+    rows = np.eye(4, dtype=np.int32)[LABELS]
+    rows[:, 3] = 1
+    step, state = single_step(c), initial(c)
+    one = step(state, {'image': IMAGES, 'label': np.eye(4, dtype=np.int32)[LABELS]})[1]
+    assert one['loss'] == pytest.approx(
+        float(step(state, {'image': IMAGES, 'label': LABELS})[1]['loss']), rel=1e-6
+    )
+    variables = state.variables('live')
+    logits = np.asarray(build_model(c).apply(variables, normalise(IMAGES), train=False))
+    sums = jax.jit(make_eval_step(build_model(c), c))(
+        variables, {'image': IMAGES, 'label': rows, 'mask': np.ones(BATCH, np.float32)}
+    )
+    best = logits.argmax(1)
+    assert sums['top1'] == sum(rows[i, best[i]] for i in range(BATCH))
+    loss = np.logaddexp(0, logits) - rows * logits
+    assert float(sums['loss']) == pytest.approx(loss.sum(), rel=1e-5)
 
 
 def test_label_smoothing_raises_the_loss_of_a_sure_network():

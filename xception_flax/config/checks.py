@@ -110,8 +110,11 @@ def check_values(config: ConfigDict) -> None:
             raise UserError(f'config.{path} is {config[path]}; it must be between {low} and {high}')
     for path, top in (('augment.area', 1.0), ('augment.aspect', 100.0)):
         value = config[path]
-        if len(value) != 2 or not 0 < value[0] <= value[1] <= top:
-            raise UserError(f'config.{path} is {value}; give (low, high) with 0 < low <= high')
+        numbers = [x for x in value if isinstance(x, int | float)]
+        if len(value) != 2 or len(numbers) != 2 or not 0 < numbers[0] <= numbers[1] <= top:
+            raise UserError(
+                f'config.{path} is {value!r}; give (low, high) with 0 < low <= high <= {top}'
+            )
     model = build_model(config, num_classes=2)
     if config.image_size < model.min_image_size:
         raise UserError(

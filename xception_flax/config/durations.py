@@ -1,6 +1,7 @@
 """Lengths of time in a run, given in steps, epochs, examples or percent of the whole."""
 
 import dataclasses
+import math
 
 from ml_collections import ConfigDict
 
@@ -67,8 +68,8 @@ def _steps(config: ConfigDict, name: str, examples: int, total: int) -> float:
     if not given:
         return 0.0
     value = config[f'{name}_{given[0]}']
-    if value <= 0:
-        raise UserError(f'config.{name}_{given[0]} is {value}; it must be above 0')
+    if not 0 < value < math.inf:
+        raise UserError(f'config.{name}_{given[0]} is {value}; it must be above 0, and finite')
     return value * in_steps[given[0]]
 
 

@@ -22,7 +22,7 @@ kernel_init = nn.initializers.glorot_uniform()
 
 
 def wide(dtype: Dtype) -> Dtype:
-    """The type of parameters, statistics and logits where values are of `dtype`: at least float32."""
+    """The type of parameters, statistics and logits of a network that computes in `dtype`."""
     return jnp.promote_types(dtype, jnp.float32)
 
 

@@ -249,8 +249,8 @@ class Xception(nn.Module):
                 )
         if self.bn_epsilon <= 0:
             raise ValueError(f'bn_epsilon is {self.bn_epsilon}; it must be above 0')
-        if any(features < 1 for features in self.fc_layers):
-            raise ValueError(f'fc_layers is {self.fc_layers}; every width must be at least 1')
+        if not all(isinstance(features, int) and features > 0 for features in self.fc_layers):
+            raise ValueError(f'fc_layers is {self.fc_layers}; give whole numbers above 0')
         super().__post_init__()
 
     @property

@@ -188,7 +188,7 @@ def checksums(tree: Any) -> dict[str, int]:
     """CRC-32 of every array's bytes, by its path; the arrays are the same on every device."""
 
     def checksum(x: Any) -> int:
-        return zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+        return zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
 
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     paths = [jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves]
@@ -231,10 +231,10 @@ def load_checkpoint(
 def load_all_weights(
     workdir: str | pathlib.Path, step: int | None = None
 ) -> tuple[nn.Module, dict[str, dict[str, Any]], ConfigDict]:
-    """Like `load_checkpoint`, with the 'live' and, where there are any, the 'averaged' variables."""
+    """Like `load_checkpoint`, with the variables of all weights: 'live' and perhaps 'averaged'."""
     workdir = pathlib.Path(workdir).expanduser().absolute()
     config = reading.from_json(workdir / 'config.json')
-    if config.dtype == 'float64' and not jax.config.jax_enable_x64:
+    if config.dtype == 'float64' and not jax.config.read('jax_enable_x64'):
         raise UserError(
             f"{workdir} was trained in float64: jax.config.update('jax_enable_x64', True) first"
         )

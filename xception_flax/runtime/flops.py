@@ -1,5 +1,6 @@
 """Floating-point work of a network, and what a device could do at best."""
 
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -7,16 +8,20 @@ import jax
 import jax.numpy as jnp
 
 # Peak of dense bfloat16 matrix products, FLOP/s for one JAX device (a TPU v2 or v3 chip is two),
-# from Google's and NVIDIA's data sheets. The keys begin what JAX calls `device_kind`.
+# from Google's and NVIDIA's data sheets. The keys are what JAX calls `device_kind`, or its first
+# words.
 PEAKS = {
     'TPU v2': 22.5e12,
     'TPU v3': 61.5e12,
     'TPU v4': 275e12,
+    'TPU v4 lite': 138e12,
     'TPU v5 lite': 197e12,
     'TPU v5': 459e12,
+    'TPU v5p': 459e12,
     'TPU v6 lite': 918e12,
     'NVIDIA A100': 312e12,
     'NVIDIA H100 PCIe': 756e12,
+    'NVIDIA H100 NVL': 835e12,
     'NVIDIA H100': 989e12,
     'NVIDIA H200': 989e12,
     'NVIDIA L4': 121e12,
@@ -28,7 +33,7 @@ PEAKS = {
 
 def peak(device: jax.Device) -> float | None:
     """The device's peak in FLOP/s, or None if it is not in the table."""
-    kinds = [kind for kind in PEAKS if device.device_kind.startswith(kind)]
+    kinds = [kind for kind in PEAKS if re.match(rf'{kind}($|[ -])', device.device_kind)]
     return PEAKS[max(kinds, key=len)] if kinds else None
 
 

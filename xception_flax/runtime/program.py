@@ -16,7 +16,7 @@ flags.DEFINE_string('workdir', None, 'Where checkpoints, logs and curves are, or
 flags.DEFINE_string(
     'coordinator',
     None,
-    'host:port of process 0, if there are several processes and nothing (Cloud TPU, Slurm) says so.',
+    'host:port of process 0, where neither Cloud TPU nor Slurm tells of several processes.',
 )
 flags.DEFINE_integer('processes', None, 'With --coordinator: how many processes there are.')
 flags.DEFINE_integer('process', None, 'With --coordinator: which one this is, from 0.')

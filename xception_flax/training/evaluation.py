@@ -54,9 +54,7 @@ def evaluate(
       'unreadable' ones if there are any. Nothing if it was given up.
     """
     reader = pipeline.Reader(source, config.max_unreadable)
-    local = pipeline.evaluation_batches(
-        reader, config, jax.process_index(), jax.process_count()
-    )
+    local = pipeline.evaluation_batches(reader, config, jax.process_index(), jax.process_count())
     batches = meshes.global_batches(mesh, local, stop)
     count = -(-len(source) // config.batch_size)
     sums: dict[str, Any] = dict.fromkeys(variables)

@@ -89,7 +89,11 @@ class _Training:
         batches = meshes.global_batches(
             self.run.mesh,
             pipeline.training_batches(
-                self.reader, self.run.config, self.position, jax.process_index(), jax.process_count()
+                self.reader,
+                self.run.config,
+                self.position,
+                jax.process_index(),
+                jax.process_count(),
             ),
             self.stop,
         )
@@ -198,7 +202,6 @@ class _Training:
             f'stopped at step {step:,}, which is saved ({time.perf_counter() - began:.1f} s); '
             'the same command goes on'
         )
-
 
     def close(self) -> None:
         """Lets go of all files; a checkpoint that is being written is finished first."""

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from typing import Any
 
 import jax
 
@@ -48,16 +47,16 @@ class Recorder:
             kept = [
                 record
                 for record in self._records
-                if record['step'] <= step and ('weights' not in record or record['step'] in self.top1)
+                if record['step'] <= step
+                and ('weights' not in record or record['step'] in self.top1)
             ]
             self._writer = writers.MetricWriter(self.workdir, kept, step)
 
     def train(self, step: int, metrics: dict[str, float]) -> None:
         """Takes the metrics of a training step that the devices have done."""
         config, devices = self.run.config, self.run.mesh.size
-        shown = ('loss', 'top1', 'learning_rate', 'gradient_norm')
-        shown += ('skipped',) if metrics['skipped'] else ()
-        metrics = {name: metrics[name] for name in shown}
+        hidden = {'stop'} if metrics['skipped'] else {'stop', 'skipped'}
+        metrics = {name: value for name, value in metrics.items() if name not in hidden}
         speed = self.progress.steps_per_second(step)
         self.progress.log(step, metrics, config.batch_size, speed)
         if speed:

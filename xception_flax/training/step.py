@@ -40,9 +40,12 @@ def make_train_step(
     The batch is {'image' `[N, S, S, 3]` uint8, 'label' `[N]` int32, or `[N, C]` of 0 and 1 where a
     picture may be of several classes}; the metrics are scalars, of the batch before the update. A
     step whose loss or gradient is not finite counts as 'skipped' and, with
-    `config.nonfinite='skip'`, changes nothing but the step's number. With `config.accumulation` the batch is worked through in so many
-    micro-batches: the gradient is their mean, and the running statistics move once, towards the
-    mean of theirs. It is the step of one batch whose batch norm groups are the micro-batches.
+    `config.nonfinite='skip'`, changes nothing but the step's number.
+
+    With `config.accumulation` the batch is worked through in so many micro-batches: the gradient is
+    their mean, and the running statistics move once, towards the mean of theirs. It is the step of
+    one batch whose batch norm groups are the micro-batches, but that each draws its own dropout and
+    mixup.
     """
     loss_of_pictures = losses.LOSSES[config.loss]
 

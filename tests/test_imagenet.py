@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 
 import cv2
@@ -10,8 +11,10 @@ import pytest
 
 from xception_flax import config as configs
 from xception_flax.data import sources
+from xception_flax.runtime.errors import UserError
 
 SYNSETS = ('n01440764', 'n02123045', 'n04285008')
+TFDS = ('-m', 'tensorflow_datasets.scripts.cli.main')  # the command `tfds`
 TRAIN, VALIDATION = 5, 7  # pictures per synset; in all
 
 
@@ -44,10 +47,7 @@ def data_dir(tmp_path_factory, program):
     with tarfile.open(manual / 'ILSVRC2012_img_val.tar', 'w') as tar:
         for i in range(1, VALIDATION + 1):
             add(tar, f'ILSVRC2012_val_{i:08d}.JPEG', jpeg(rng))
-    program(
-        '-m', 'tensorflow_datasets.scripts.cli.main', 'build', 'imagenet2012',
-        f'--data_dir={root}', '--file_format=array_record',
-    )  # fmt: skip
+    program(*TFDS, 'build', 'imagenet2012', f'--data_dir={root}', '--file_format=array_record')
     return root
 
 
@@ -74,10 +74,23 @@ def test_the_built_set_has_imagenets_classes_and_labels(config):
 
 
 def test_a_split_that_is_not_there_is_told(config):
-    from xception_flax.runtime.errors import UserError
-
     with pytest.raises(UserError, match=r"no split 'test'; choose from \['train', 'validation'\]"):
         sources.load(config, 'test')
+
+
+def test_a_tfrecord_set_is_converted_by_the_command_that_the_error_names(
+    config, data_dir, program, tmp_path
+):
+    (tmp_path / 'downloads').symlink_to(data_dir / 'downloads')
+    program(*TFDS, 'build', 'imagenet2012', f'--data_dir={tmp_path}')
+    config.dataset.data_dir = str(tmp_path)
+    with pytest.raises(UserError, match='is not in ArrayRecord format') as caught:
+        sources.load(config, 'train')
+    command = re.search(r'tfds (convert_format \S+ \S+)', str(caught.value))[1]
+    program(*TFDS, *command.split())
+    train = sources.load(config, 'train')
+    assert len(train) == len(SYNSETS) * TRAIN
+    assert train[0]['picture'].startswith(b'\xff\xd8')
 
 
 def test_the_papers_config_trains_evaluates_and_resumes(data_dir, program, tmp_path):

@@ -124,7 +124,7 @@ def logged(workdir: pathlib.Path) -> int:
 
 
 def going_on(output: str) -> int | None:
-    """The step that a start went on from, 0 if from the beginning, None if it did not come to it."""
+    """The step that a start went on from (0: from the beginning), None if it died before that."""
     if found := re.search(r'going on from the checkpoint of step ([\d,]+)', output):
         return int(found[1].replace(',', ''))
     return 0 if STAGES['compiling'] in output else None

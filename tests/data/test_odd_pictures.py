@@ -47,6 +47,15 @@ def sixteen_bits(picture):
     return cv2.imencode('.png', picture[..., ::-1].astype(np.uint16) * 257)[1].tobytes()
 
 
+def cut(data, share):
+    return data[: int(share * len(data))]
+
+
+def flipped(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 16]) + data[middle + 1 :]
+
+
 JPEG, PNG = encode(BANDS, 'JPEG', quality=95), encode(BANDS, 'PNG')
 NOISE = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 GREY_RGB = np.stack([GREY] * 3, -1)
@@ -110,16 +119,14 @@ UNREADABLE = {
     'zeros': b'\0' * 5000,
     'jpeg_start_only': b'\xff\xd8\xff\xe0',
     'jpeg_in_header': JPEG[:100],
-    'jpeg_half': JPEG[: len(JPEG) // 2],
-    'jpeg_noise_half': (lambda j: j[: len(j) // 2])(encode(NOISE, 'JPEG', quality=95)),
-    'jpeg_noise_last_tenth': (lambda j: j[: len(j) * 9 // 10])(encode(NOISE, 'JPEG', quality=95)),
-    'progressive_half': (lambda j: j[: len(j) // 2])(encode(NOISE, 'JPEG', progressive=True)),
+    'jpeg_half': cut(JPEG, 0.5),
+    'jpeg_noise_half': cut(encode(NOISE, 'JPEG', quality=95), 0.5),
+    'jpeg_noise_last_tenth': cut(encode(NOISE, 'JPEG', quality=95), 0.9),
+    'progressive_half': cut(encode(NOISE, 'JPEG', progressive=True), 0.5),
     'png_signature_only': PNG[:8],
-    'png_half': (lambda p: p[: len(p) // 2])(encode(NOISE, 'PNG')),
+    'png_half': cut(encode(NOISE, 'PNG'), 0.5),
     'png_without_end': encode(NOISE, 'PNG')[:-20],
-    'png_flipped_bit': (lambda p: p[: len(p) // 2] + bytes([p[len(p) // 2] ^ 16]) + p[len(p) // 2 + 1 :])(
-        encode(NOISE, 'PNG')
-    ),
+    'png_flipped_bit': flipped(encode(NOISE, 'PNG')),
     'pdf': b'%PDF-1.4 nothing',
 }  # fmt: skip
 

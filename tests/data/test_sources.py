@@ -1,6 +1,5 @@
 import gzip
 import json
-import sys
 
 import cv2
 import numpy as np
@@ -148,9 +147,9 @@ class TestUnpreparedTfds:
     def load(self, tmp_path, name='mnist', version=''):
         return sources.load(config('tfds', name=name, version=version, data_dir=tmp_path), 'train')
 
-    def prepare(self, path, file_format='tfrecord'):
+    def prepare(self, path):
         path.mkdir(parents=True)
-        info = {'name': 'mnist', 'version': '3.0.1', 'fileFormat': file_format}
+        info = {'name': 'mnist', 'version': '3.0.1', 'fileFormat': 'array_record'}
         (path / 'dataset_info.json').write_text(json.dumps(info))
 
     def test_no_name(self, tmp_path):
@@ -170,10 +169,3 @@ class TestUnpreparedTfds:
         self.prepare(tmp_path / 'mnist' / 'small' / '3.0.1')
         with pytest.raises(UserError, match='name one: mnist/small'):
             self.load(tmp_path)
-
-    def test_tfrecord_gets_the_command_that_converts_it(self, tmp_path):
-        folder = tmp_path / 'mnist' / '3.0.1'
-        self.prepare(folder)
-        with pytest.raises(UserError, match=f'tfds convert_format --dataset_version_dir={folder}'):
-            self.load(tmp_path)
-        assert 'tensorflow' not in sys.modules or 'keras' in sys.modules

@@ -62,14 +62,13 @@ def open_split(name: str, version: str, data_dir: str, split: str) -> Source:
 
     import tensorflow_datasets as tfds  # slow to import
 
-    try:
-        builder = tfds.builder_from_directory(folder, file_format='array_record')
-    except ValueError as error:
+    builder = tfds.builder_from_directory(folder)
+    if 'array_record' not in {f.value for f in builder.info.available_file_formats()}:
         raise UserError(
             f'{folder} is not in ArrayRecord format; convert it with: tfds convert_format '
             f'--dataset_version_dir={folder} --out_file_format=array_record '
             "(needs TensorFlow: pip install -e '.[prepare]')"
-        ) from error
+        )
     features = builder.info.features
     if not {'image', 'label'} <= set(features):
         raise UserError(f'{folder} is no image classification set: it has {sorted(features)}')

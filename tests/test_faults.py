@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from conftest import start
 from test_main import records, weights
 
 RUN = (
-    '-m', 'xception_flax.main', '--config=configs/digits.py', '--config.total_steps=60',
+    '-m', 'xception_flax.main', '--config=configs/digits.py', '--config.total_steps=100',
     '--config.eval_steps=20', '--config.checkpoint_steps=10', '--config.log_steps=1',
     '--config.batch_size=16', '--config.xception.middle_repeats=0', '--config.xception.width=0.05',
     '--config.keep_last=9',
@@ -35,9 +36,9 @@ class Watched:
         for line in self.process.stdout:
             self.output += line
 
-    def wait_for(self, text, seconds=120):
+    def wait_for(self, text, count=1, seconds=120):
         deadline = time.monotonic() + seconds
-        while text not in self.output:
+        while self.output.count(text) < count:
             assert time.monotonic() < deadline, self.output
             assert self.process.poll() is None, self.output + self.process.stderr.read()
             time.sleep(0.005)
@@ -63,18 +64,18 @@ def assert_the_same(workdir, whole):
 
 def test_a_run_stopped_and_killed_at_every_stage_ends_with_the_same_bits(whole, program, tmp_path):
     args = (*RUN, f'--workdir={tmp_path}')
-    for number, when in (
-        (signal.SIGKILL, 'examples, 10 classes'),  # starting
-        (signal.SIGTERM, 'compiling the training step'),
-        (signal.SIGKILL, 'step 5/60'),  # in training
-        (signal.SIGINT, 'step 13/60'),
-        (signal.SIGTERM, 'step 20/60'),  # saving and evaluation follow
-        (signal.SIGKILL, 'step 30/60'),  # saving
-        (signal.SIGTERM, 'step 40  test, live'),  # between two kinds of weights
-        (signal.SIGKILL, 'step 60/60'),
+    for number, when, count in (
+        (signal.SIGTERM, 'examples, 10 classes', 1),  # starting
+        (signal.SIGKILL, 'examples, 10 classes', 1),
+        (signal.SIGTERM, 'compiling the training step', 1),
+        (signal.SIGKILL, 'loss', 4),  # in training
+        (signal.SIGINT, 'loss', 6),
+        (signal.SIGKILL, '0/100  loss', 1),  # saving
+        (signal.SIGTERM, 'test, live', 1),  # between two kinds of weights
+        (signal.SIGKILL, 'test, averaged', 1),
     ):
         run = Watched(*args)
-        run.wait_for(when)
+        run.wait_for(when, count)
         run.process.send_signal(number)
         if number == signal.SIGKILL:
             run.process.wait()
@@ -107,7 +108,7 @@ def test_a_signal_in_the_evaluation_gives_it_up_and_it_is_made_up_for(whole, pro
 
 def test_a_second_signal_ends_at_once_and_leaves_what_was_saved(whole, program, tmp_path):
     run = Watched(*RUN, f'--workdir={tmp_path}')
-    run.wait_for('step 11/60')
+    run.wait_for('step 11/100')
     while not (tmp_path / 'checkpoints' / '10').exists():
         time.sleep(0.005)
     run.process.send_signal(signal.SIGSTOP)
@@ -147,28 +148,47 @@ def test_a_run_goes_on_with_harmless_changes_and_refuses_others(whole, program, 
     assert 'Traceback' not in output
     assert {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()} == before
     output = program(
-        *RUN, '--config.total_steps=62', '--config.log_steps=2', f'--workdir={workdir}'
-    )
-    assert 'changed since the last start: config.total_steps: 60 -> 62' in output
+        *RUN, '--config.total_steps=102', '--config.log_steps=2', '--config.optimizer.clip_norm=1',
+        f'--workdir={workdir}',
+    )  # fmt: skip
+    assert 'changed since the last start: config.total_steps: 100 -> 102' in output
     assert 'changed since the last start: config.log_steps: 1 -> 2' in output
-    assert records(workdir)[-1]['step'] == 62
+    assert 'changed since the last start: config.optimizer.clip_norm: 0.0 -> 1.0' in output
+    assert records(workdir)[-1]['step'] == 102
+
+
+def test_a_run_goes_on_with_the_same_number_of_examples_alone(program, tmp_path):
+    for split in ('train', 'val'):
+        for label in ('a', 'b'):
+            (tmp_path / split / label).mkdir(parents=True)
+            for i in range(8):
+                picture = np.full((20, 20, 3), 100 * (label == 'a') + i, np.uint8)
+                cv2.imwrite(str(tmp_path / split / label / f'{i}.png'), picture)
+    args = (
+        *RUN, '--config.dataset.source=folder', f'--config.dataset.data_dir={tmp_path}',
+        '--config.dataset.eval_split=val', f'--workdir={tmp_path}/run', '--config.batch_size=8',
+    )  # fmt: skip
+    program(*args, '--config.total_steps=2')
+    (tmp_path / 'train' / 'a' / '3.png').unlink()
+    output = program(*args, '--config.total_steps=4', status=1)
+    assert 'error: train has 15 examples, but had 16 when the run' in output
 
 
 def test_a_full_disk_ends_in_one_line_and_spares_the_last_checkpoint(whole, program, tmp_path):
     workdir = tmp_path / 'run'
     output = program(*RUN, '--config.total_steps=10', f'--workdir={workdir}')
-    process = start(*RUN, '--config.eval_steps=60', f'--workdir={workdir}')
+    process = start(*RUN, '--config.eval_steps=100', f'--workdir={workdir}')
     # No file may grow beyond this, as on a disk that is almost full.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (40_000, 40_000))
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, out + err
-    # Above it tensorstore may tell of the thread in which writing failed.
-    last = err.splitlines()[-1]
+    # Around it tensorstore may tell of the thread in which writing failed.
+    (last,) = (line for line in err.splitlines() if line.startswith('error: '))
     assert last.startswith(f'error: a checkpoint could not be written to {workdir}/checkpoints')
     assert last.endswith('the newest whole one is of step 10')
     output = program(*RUN, f'--workdir={workdir}')
     assert 'going on from the checkpoint of step 10' in output
-    assert records(workdir)[-1]['step'] == 60
+    assert records(workdir)[-1]['step'] == 100
 
 
 @pytest.mark.parametrize('place', ['a file', 'not writable'])

@@ -43,6 +43,7 @@ def evaluate(workdir: pathlib.Path, step: int | None, config) -> dict[str, dict[
     from xception_flax.config import reading
     from xception_flax.config.checks import check_batch, check_values
     from xception_flax.data import sources
+    from xception_flax.data.reader import Reader
     from xception_flax.runtime import mesh as meshes
     from xception_flax.runtime.checkpoints import load_all_weights
     from xception_flax.runtime.progress import Progress, results_line
@@ -69,7 +70,8 @@ def evaluate(workdir: pathlib.Path, step: int | None, config) -> dict[str, dict[
     }
     eval_step = evaluation.compiled_step(model, config, mesh)
     progress = Progress(total=0, visible=jax.process_index() == 0)
-    results = evaluation.evaluate(eval_step, variables, source, config, mesh, progress)
+    reader = Reader(source, config.max_unreadable, jax.process_count())
+    results = evaluation.evaluate(eval_step, variables, reader, config, mesh, progress)
     for weights, values in results.items():
         progress.say(results_line(config.dataset.eval_split, weights, values))
     return results

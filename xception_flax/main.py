@@ -9,6 +9,7 @@ xception_flax/config/schema.py is changed on the command line:
   --config.total_epochs=10 --config.batch_size=256 --config.xception.residual=False
 """
 
+import functools
 import pathlib
 
 from absl import flags
@@ -18,14 +19,14 @@ from xception_flax.runtime import program, stopping
 flags.adopt_module_key_flags(program)
 
 
-def main() -> None:
-    """Trains by the flags."""
-    with stopping.StopSignals() as stop:
-        from xception_flax.training import loop  # slow to import; a signal meanwhile is not lost
+def main(stop: stopping.StopSignals) -> None:
+    """Trains by the flags, until it is done or a signal comes."""
+    from xception_flax.training import loop  # slow to import
 
-        workdir = pathlib.Path(flags.FLAGS.workdir).expanduser().absolute()
-        loop.train(flags.FLAGS.config, workdir, stop)
+    workdir = pathlib.Path(flags.FLAGS.workdir).expanduser().absolute()
+    loop.train(flags.FLAGS.config, workdir, stop)
 
 
 if __name__ == '__main__':
-    program.run(main, needs=('config', 'workdir'))
+    with stopping.StopSignals() as signals:  # as early as can be
+        program.run(functools.partial(main, signals), needs=('config', 'workdir'))

@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def abstract(state):
 
 def test_what_is_saved_comes_back_bit_for_bit(run, tmp_path):
     _, state = run
-    saved = Checkpoint(at(state, 7), position=896, seconds=1.5)
+    saved = Checkpoint(at(state, 7), 896, 1000, 1.5, 3, 2)
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.restore(abstract(state)) == (None, [])
     checkpoints.save(saved)
@@ -51,7 +52,7 @@ def test_what_is_saved_comes_back_bit_for_bit(run, tmp_path):
     checkpoints.close()
     restored, damaged = Checkpoints(tmp_path).restore(abstract(state))
     assert damaged == []
-    assert (restored.position, restored.seconds) == (896, 1.5)
+    assert dataclasses.replace(restored, state=None) == dataclasses.replace(saved, state=None)
     assert jax.tree.structure(restored.state) == jax.tree.structure(saved.state)
     jax.tree.map(np.testing.assert_array_equal, restored.state, saved.state)
 
@@ -171,6 +172,12 @@ class TestDamage:
         checkpoints.close()
         restored, damaged = self.restored(workdir, state)
         assert (int(restored.state.step), damaged) == (2, [])
+        # And be damaged again.
+        shutil.rmtree(workdir / 'checkpoints/2/state')
+        restored, _ = self.restored(workdir, state)
+        assert int(restored.state.step) == 1
+        names = sorted(p.name for p in (workdir / 'checkpoints').iterdir())
+        assert names == ['1', '2.damaged', '2.damaged2']
 
     def test_load_checkpoint_names_it(self, run, sound, tmp_path):
         c, _ = run

@@ -46,14 +46,11 @@ def problems(source, threads: int, title: str) -> Iterator[str]:
       threads: how many read at once.
       title: what to call it.
     """
-    from xception_flax.data import pictures
-    from xception_flax.data.sources.base import check_label
+    from xception_flax.data import pictures, reader
 
     def problem(index: int) -> str | None:
-        record = source[index]
         try:
-            check_label(source, index, record)
-            pictures.decode(record['picture'])
+            reader.read(source, index)
         except UserError as error:
             return str(error)
         except pictures.BadPictureError as error:
@@ -73,4 +70,4 @@ def problems(source, threads: int, title: str) -> Iterator[str]:
 
 
 if __name__ == '__main__':
-    program.run(main, needs=('config',))
+    program.run(main, needs=('config',), alone=True)

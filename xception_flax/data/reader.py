@@ -21,9 +21,15 @@ class Reader:
       unreadable: numbers of the records that could not be read so far.
     """
 
-    def __init__(self, source: Source, max_share: float):
-        """Reads from `source`, of which no more than `max_share` may be unreadable."""
-        self.source, self.max_share = source, max_share
+    def __init__(self, source: Source, max_share: float, hosts: int = 1):
+        """Reads from `source`, of which no more than `max_share` may be unreadable.
+
+        Args:
+          source: the source.
+          max_share: the share, of 1.
+          hosts: how many processes read it; each counts in its own part.
+        """
+        self.source, self.max_share, self.hosts = source, max_share, hosts
         self.unreadable: set[int] = set()
         self._lock = threading.Lock()
 
@@ -36,10 +42,8 @@ class Reader:
         Raises:
           UserError: more pictures than may be are unreadable, or the label is none of the classes.
         """
-        record = self.source[index]
-        check_label(self.source, index, record)
         try:
-            return pictures.decode(record['picture']), record
+            return read(self.source, index)
         except pictures.BadPictureError as error:
             self._count(index, str(error))
             return None
@@ -58,9 +62,27 @@ class Reader:
             self.unreadable.add(index)
             count = len(self.unreadable)
         logging.warning('%s cannot be read: %s', self.source.name(index), reason)
-        if count > self.max_share * len(self):
+        if count > self.max_share * len(self) / self.hosts:
             raise UserError(
                 f'{count} of {len(self)} pictures cannot be read, more than config.max_unreadable='
                 f'{self.max_share} allows; the last is {self.source.name(index)} ({reason}). '
                 'List all of them with python -m xception_flax.data.check'
             )
+
+
+def read(source: Source, index: int) -> tuple[np.ndarray, Record]:
+    """Reads and decodes one picture.
+
+    Returns:
+      The picture, `[H, W, 3]` uint8, and its record.
+
+    Raises:
+      BadPictureError: it cannot be read.
+      UserError: the label is none of the classes.
+    """
+    try:
+        record = source[index]
+    except OSError as error:  # a dangling link, a sector that is gone
+        raise pictures.BadPictureError(str(error)) from error
+    check_label(source, index, record)
+    return pictures.decode(record['picture']), record

@@ -34,12 +34,18 @@ class Checkpoint:
     Attributes:
       state: the TrainState.
       position: global index of the next training example.
+      examples: number of training examples, which the position is in terms of.
       seconds: time spent training so far, over all starts.
+      skipped: number of steps left out so far, as they were not finite.
+      skipped_in_row: how many of them were the last ones.
     """
 
     state: Any
     position: int = 0
+    examples: int = 0
     seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_row: int = 0
 
 
 class Checkpoints:
@@ -89,11 +95,9 @@ class Checkpoints:
         # the first writes it.
         state = jax.tree.map(np.array, checkpoint.state)
         step = int(state.step)
-        progress = {
-            'position': checkpoint.position,
-            'seconds': checkpoint.seconds,
-            'checksums': checksums(state),
-        }
+        rest = dataclasses.asdict(dataclasses.replace(checkpoint, state=None))
+        del rest['state']
+        progress = {**rest, 'checksums': checksums(state)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             progress=ocp.args.JsonSave({**progress, 'crc': _crc(progress)}),
@@ -127,6 +131,7 @@ class Checkpoints:
                 if damaged:
                     self._move_aside([other for other in self.steps() if other > step])
                 return checkpoint, damaged
+            reason = reason or 'another process cannot read it'
             damaged.append(f'checkpoint {self.folder / str(step)} is damaged ({reason})')
         if damaged:
             raise UserError(
@@ -137,9 +142,10 @@ class Checkpoints:
 
     def _move_aside(self, steps: list[int]) -> None:
         """Renames damaged checkpoints, so that their steps can be saved again."""
-        if jax.process_index() == 0:
-            for step in steps:
-                (self.folder / str(step)).rename(self.folder / f'{step}{DAMAGED}')
+        for step in steps if jax.process_index() == 0 else ():
+            names = (f'{step}{DAMAGED}{n}' for n in ('', *range(2, 1000)))
+            aside = next(self.folder / name for name in names if not (self.folder / name).exists())
+            (self.folder / str(step)).rename(aside)
         hosts.gather(np.bool_(True))  # all wait for the renaming
         self._manager.reload()
 
@@ -153,12 +159,13 @@ class Checkpoints:
             state, progress = items['state'], dict(items['progress'])
             if progress.pop('crc') != _crc(progress):
                 return None, 'progress: other bytes than were written'
+            expected = progress.pop('checksums')
             for path, value in checksums(state).items():
-                if progress['checksums'][path] != value:
+                if expected[path] != value:
                     return None, f'{path}: other bytes than were written'
         except Exception as error:  # orbax and tensorstore raise what they like
             return None, f'{type(error).__name__}: {_first_line(error)}'
-        return Checkpoint(state, progress['position'], progress['seconds']), ''
+        return Checkpoint(state, **progress), ''
 
     def wait(self) -> None:
         """Waits until all is written.

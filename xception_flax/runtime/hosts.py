@@ -72,6 +72,11 @@ def join(coordinator: str | None, count: int | None, index: int | None, seconds:
         timer.cancel()
 
 
+def several() -> bool:
+    """Whether this is one of several processes."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
 def check_same(text: str, what: str) -> None:
     """Checks that all processes have the same text.
 

@@ -1,6 +1,7 @@
 """What each program does around its own work: flags, other processes, mistakes told in one line."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 
@@ -25,33 +26,26 @@ flags.DEFINE_integer(
 )
 
 
-def run(work: Callable[[], None], needs: tuple[str, ...]) -> None:
+def run(work: Callable[[], None], needs: tuple[str, ...], alone: bool = False) -> None:
     """Runs a program's work with the flags parsed, and ends the process.
 
-    The status is 0, 1 after an error, 75 when a signal has stopped a run that can go on.
+    The status is 0; 1 after an error that somebody has to mend; 75 where the same command, started
+    again, goes on: after a signal, or when another process has died.
 
     Args:
       work: the program's own part.
       needs: flags that must be given.
+      alone: whether the program is one process wherever it is started.
     """
     logging.set_verbosity(logging.WARNING)  # orbax and grain tell much; --verbosity=0 shows it
-    app.run(functools.partial(_run, work, needs), flags_parser=reading.parse_flags)
+    app.run(functools.partial(_run, work, needs, alone), flags_parser=reading.parse_flags)
 
 
-def _work(work: Callable[[], None]) -> None:
-    """Does the work; when another process dies, a collective operation fails here, too."""
+def _run(work: Callable[[], None], needs: tuple[str, ...], alone: bool, _: list[str]) -> None:
     import jax
 
-    try:
-        work()
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
-            raise
-        reason = str(error).splitlines()[0]
-        raise UserError(f'perhaps another process has died; start all again: {reason}') from error
+    from xception_flax.runtime import hosts  # after the flags, whose mistakes are told at once
 
-
-def _run(work: Callable[[], None], needs: tuple[str, ...], _: list[str]) -> None:
     values = flags.FLAGS
     try:
         for name in needs:
@@ -59,15 +53,33 @@ def _run(work: Callable[[], None], needs: tuple[str, ...], _: list[str]) -> None
                 raise UserError(f'--{name} is missing; see --help')
         if '://' in (values.workdir or ''):
             raise UserError(f'--workdir={values.workdir} is no path; mount the bucket first')
-        from xception_flax.runtime import hosts  # JAX, after the flags' mistakes are told
-
-        hosts.join(values.coordinator, values.processes, values.process, values.patience)
-        _work(work)
+        if not alone:
+            hosts.join(values.coordinator, values.processes, values.process, values.patience)
+        work()
     except (UserError, OSError) as error:  # a full disk, a folder that may not be written
         logging.debug('the error came from here', exc_info=True)
-        sys.exit(f'error: {error}')
+        _end(f'error: {error}', 1, hosts.several())
     except stopping.Stopped as stopped:
         print(stopped, flush=True)
         sys.exit(stopping.STATUS)
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not hosts.several():
+            raise
+        # What a collective operation raises when a process is gone.
+        reason = f'{type(error).__name__}: {str(error).splitlines()[0]}'
+        _end(
+            f'error: perhaps another process has died; start all again ({reason})',
+            stopping.STATUS,
+            at_once=True,
+        )
     except KeyboardInterrupt:
         sys.exit('interrupted')
+
+
+def _end(message: str, status: int, at_once: bool) -> None:
+    """Ends with a message; `at_once`: without waiting for other processes, which may wait, too."""
+    print(message, file=sys.stderr, flush=True)
+    if at_once:
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -17,8 +17,8 @@ from xception_flax.runtime.errors import UserError
 # Settings that a checkpoint is bound to, besides the network's own section: with other values its
 # arrays would not fit, or examples would be seen twice or never.
 BOUND = (
-    'model', 'seed', 'optimizer.name', 'dataset.source', 'dataset.name', 'dataset.train_split',
-    'dataset.num_classes',
+    'model', 'seed', 'optimizer.name', 'dataset.source', 'dataset.name', 'dataset.version',
+    'dataset.train_split', 'dataset.num_classes',
 )  # fmt: skip
 
 
@@ -57,21 +57,18 @@ def differences(stored: ConfigDict, config: ConfigDict) -> tuple[list[str], list
         if old == new:
             continue
         line = f'config.{path}: {old!r} -> {new!r}'
-        averaging = path == 'ema_decay' and bool(old) != bool(new)
-        if path in BOUND or path.startswith(f'{config.model}.') or averaging:
+        switched = (path == 'ema_decay' and bool(old) != bool(new)) or (
+            path == 'dtype' and 'float64' in (old, new)
+        )
+        if path in BOUND or path.startswith(f'{config.model}.') or switched:
             bound.append(line)
         else:
             free.append(line)
     return bound, free
 
 
-def take_over(workdir: pathlib.Path, config: ConfigDict, started: bool) -> list[str]:
-    """Writes `config.json` of a run that starts or goes on, if it may go on with this config.
-
-    Args:
-      workdir: the run's folder.
-      config: the settings to go on with.
-      started: whether there is a checkpoint already.
+def check_fits(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
+    """Checks that a run that has checkpoints may go on with this config.
 
     Returns:
       The settings that have changed since, as 'setting: old -> new'.
@@ -80,16 +77,21 @@ def take_over(workdir: pathlib.Path, config: ConfigDict, started: bool) -> list[
       UserError: one has that the checkpoints are bound to, or the old `config.json` is damaged.
     """
     path = workdir / 'config.json'
-    free: list[str] = []
-    if started and path.exists():
-        bound, free = differences(reading.from_json(path), config)
-        if bound:
-            raise UserError(
-                f'{workdir} holds a run of other settings ({"; ".join(bound)}): '
-                'take them back, or give another --workdir'
-            )
+    if not path.exists():
+        return []
+    bound, free = differences(reading.from_json(path), config)
+    if bound:
+        raise UserError(
+            f'{workdir} holds a run of other settings ({"; ".join(bound)}): '
+            'take them back, or give another --workdir'
+        )
+    return free
+
+
+def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Writes `config.json`, whole or not at all."""
     if jax.process_index() == 0:
+        path = workdir / 'config.json'
         partial = path.with_suffix('.partial')
         partial.write_text(reading.to_json(config))
         os.replace(partial, path)
-    return free

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from xception_flax.data import pipeline
-from xception_flax.data.sources import Source
+from xception_flax.data.reader import Reader
 from xception_flax.runtime import hosts
 from xception_flax.runtime import mesh as meshes
 from xception_flax.runtime.progress import Progress
@@ -32,7 +32,7 @@ def compiled_step(model: nn.Module, config: ConfigDict, mesh: Mesh) -> EvalStep:
 def evaluate(
     eval_step: EvalStep,
     variables: dict[str, Any],
-    source: Source,
+    reader: Reader,
     config: ConfigDict,
     mesh: Mesh,
     progress: Progress,
@@ -43,7 +43,7 @@ def evaluate(
     Args:
       eval_step: of `compiled_step`.
       variables: the model's variables, by the name of the weights.
-      source: the split.
+      reader: of the split.
       config: the run's config.
       mesh: the devices.
       progress: shows how far it is.
@@ -53,10 +53,9 @@ def evaluate(
       For each set of weights: 'top1', 'top5', 'loss' and the number of 'examples', and that of
       'unreadable' ones if there are any. Nothing if it was given up.
     """
-    reader = pipeline.Reader(source, config.max_unreadable)
     local = pipeline.evaluation_batches(reader, config, jax.process_index(), jax.process_count())
     batches = meshes.global_batches(mesh, local, stop)
-    count = -(-len(source) // config.batch_size)
+    count = -(-len(reader) // config.batch_size)
     sums: dict[str, Any] = dict.fromkeys(variables)
     for batch in progress.over(batches, count, f'evaluating {config.dataset.eval_split}'):
         before = jax.block_until_ready(dict(sums))  # so that batches do not pile up on the devices
@@ -72,7 +71,7 @@ def evaluate(
         values.pop('stop', None)
         unreadable, examples = round(values.pop('unreadable')), round(values.pop('examples'))
         seen = examples + unreadable
-        assert seen == len(source), f'evaluated {seen} of {len(source)} examples'
+        assert seen == len(reader), f'evaluated {seen} of {len(reader)} examples'
         results[weights] = {name: value / max(examples, 1) for name, value in values.items()}
         results[weights] |= {'examples': examples}
         results[weights] |= {'unreadable': unreadable} if unreadable else {}

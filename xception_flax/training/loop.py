@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from xception_flax.data import pipeline
+from xception_flax.data.reader import Reader
 from xception_flax.runtime import hosts, workdirs, writers
 from xception_flax.runtime import mesh as meshes
 from xception_flax.runtime.checkpoints import Checkpoint, Checkpoints
@@ -68,9 +69,12 @@ class _Training:
         )
         self.saved: int | None = None  # step of the newest checkpoint
         self.last: dict[str, float] | None = None  # metrics of the newest step that is done
-        self.skipped = 0  # steps in a row
         self.under_way: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
-        self.reader = pipeline.Reader(run.train_source, config.max_unreadable)
+        self.skipped = self.skipped_in_row = 0  # steps
+        self.train_reader, self.eval_reader = (
+            Reader(source, config.max_unreadable, jax.process_count())
+            for source in (run.train_source, run.eval_source)
+        )
 
     def go(self) -> None:
         """Restores, and trains to the end."""
@@ -89,7 +93,7 @@ class _Training:
         batches = meshes.global_batches(
             self.run.mesh,
             pipeline.training_batches(
-                self.reader,
+                self.train_reader,
                 self.run.config,
                 self.position,
                 jax.process_index(),
@@ -112,15 +116,25 @@ class _Training:
 
     def _restore(self) -> int:
         """Takes over the newest whole checkpoint, or draws the initial state; gives its step."""
-        started = bool(self.checkpoints.steps())
-        for line in workdirs.take_over(self.workdir, self.run.config, started):
-            self.progress.say(f'changed since the last start: {line}')
-        saved, damaged = self.checkpoints.restore(self.run.abstract_state)
+        run, changed = self.run, []
+        if self.checkpoints.steps():
+            changed = workdirs.check_fits(self.workdir, run.config)
+        saved, damaged = self.checkpoints.restore(run.abstract_state)
         for line in damaged:
             self.progress.say(f'warning: {line}')
+        examples = len(run.train_source)
+        if saved is not None and saved.examples != examples:
+            raise UserError(
+                f'{run.config.dataset.train_split} has {examples:,} examples, but had '
+                f'{saved.examples:,} when the run in {self.workdir} began; it goes on with the same'
+            )
+        for line in changed:
+            self.progress.say(f'changed since the last start: {line}')
+        workdirs.write_config(self.workdir, run.config)
         self.saved = None if saved is None else int(saved.state.step)
-        saved = saved or Checkpoint(self.run.init())
+        saved = saved or Checkpoint(run.init())
         self.state, self.position = saved.state, saved.position
+        self.skipped, self.skipped_in_row = saved.skipped, saved.skipped_in_row
         self.progress.seconds = saved.seconds
         return int(self.state.step)
 
@@ -147,11 +161,13 @@ class _Training:
 
     def _check_finite(self, step: int, metrics: dict[str, float]) -> None:
         config = self.run.config
-        self.skipped = self.skipped + 1 if metrics['skipped'] else 0
-        if not self.skipped:
+        if not metrics['skipped']:
+            self.skipped_in_row = 0
             return
+        self.skipped += 1
+        self.skipped_in_row += 1
         what = f'loss {metrics["loss"]:.4g}, gradient norm {metrics["gradient_norm"]:.4g}'
-        if config.nonfinite == 'skip' and self.skipped < config.nonfinite_limit:
+        if config.nonfinite == 'skip' and self.skipped_in_row < config.nonfinite_limit:
             self.progress.say(f'step {step:,} is skipped: {what}')
             return
         first = self.position - (len(self.under_way) + 1) * config.batch_size
@@ -160,10 +176,12 @@ class _Training:
             self.run.train_source.name(order[i]) for i in range(first, first + config.batch_size)
         ]
         self.recorder.fault(step, metrics, examples)
-        newest = 'no checkpoint yet' if self.saved is None else f'newest checkpoint: {self.saved:,}'
+        self.checkpoints.wait()
+        steps = self.checkpoints.steps()
+        newest = f'newest checkpoint: {steps[-1]:,}' if steps else 'no checkpoint yet'
         raise UserError(
             f'step {step:,} is not finite ({what}, learning rate {metrics["learning_rate"]:.4g}; '
-            f'{self.skipped} in a row; {newest}). Its examples are in '
+            f'{self.skipped_in_row} in a row; {newest}). Its examples are in '
             f'{self.workdir / "nonfinite.json"}: {examples[0]}, ... Lower the learning rate, clip '
             "(config.optimizer.clip_norm), or let config.nonfinite='skip' leave out such steps"
         )
@@ -176,7 +194,16 @@ class _Training:
         self._await_all_but(0)
         self.recorder.sync()
         with self.progress.pause():
-            self.checkpoints.save(Checkpoint(self.state, self.position, self.progress.seconds))
+            self.checkpoints.save(
+                Checkpoint(
+                    self.state,
+                    self.position,
+                    len(self.run.train_source),
+                    self.progress.seconds,
+                    self.skipped,
+                    self.skipped_in_row,
+                )
+            )
         self.saved = step
 
     def _evaluate(self, step: int) -> None:
@@ -185,7 +212,7 @@ class _Training:
         with self.progress.pause():
             variables = {weights: state.variables(weights) for weights in state.weights}
             results = evaluate(
-                run.eval_step, variables, run.eval_source, run.config, run.mesh, self.progress,
+                run.eval_step, variables, self.eval_reader, run.config, run.mesh, self.progress,
                 self.stop,
             )  # fmt: skip
             if results:
@@ -194,9 +221,9 @@ class _Training:
         self._end_early(step)
 
     def _end_early(self, step: int) -> None:
+        began = time.perf_counter()
         if self.saved != step:
             self._save(step)
-        began = time.perf_counter()
         self.checkpoints.wait()
         raise Stopped(
             f'stopped at step {step:,}, which is saved ({time.perf_counter() - began:.1f} s); '
@@ -255,9 +282,11 @@ def _finish(training: _Training) -> None:
     checkpoints = training.checkpoints
     checkpoints.wait()
     best, steps = checkpoints.best_step(), checkpoints.steps()
-    unreadable = len(training.reader.unreadable)
+    unreadable = len(training.train_reader.unreadable)
     if unreadable:
         progress.say(f'{unreadable} training pictures could not be read; others took their place')
+    if training.skipped:
+        progress.say(f'{training.skipped} steps were not finite and were left out')
     evaluations = [r for r in writers.read(workdir / 'metrics.jsonl') if 'weights' in r]
     if evaluations:
         last = evaluations[-1]  # averaged weights are written after live ones

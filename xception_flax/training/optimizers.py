@@ -86,8 +86,10 @@ def make_schedule(config: ConfigDict, durations: Durations) -> optax.Schedule:
 
 
 def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimizer by name; the gradient's norm is clipped first, before L2 is added."""
-    optimizer = OPTIMIZERS[config.optimizer.name](config.optimizer, schedule)
-    if not config.optimizer.clip_norm:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(config.optimizer.clip_norm), optimizer)
+    """The optimizer by name; the gradient's norm is clipped first, before L2 is added.
+
+    Its state does not depend on whether there is clipping, so that a run can begin to clip.
+    """
+    limit = config.optimizer.clip_norm
+    clip = optax.clip_by_global_norm(limit) if limit else optax.identity()
+    return optax.chain(clip, OPTIMIZERS[config.optimizer.name](config.optimizer, schedule))

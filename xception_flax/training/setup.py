@@ -72,7 +72,8 @@ def set_up(config: ConfigDict) -> Run:
     # Every host reads the same examples in the same order; their folders may differ.
     common = config.copy_and_resolve_references()
     common.dataset.data_dir = ''
-    hosts.check_same(f'{reading.to_json(common)} {len(train_source)}', 'settings or data')
+    data = (len(train_source), len(eval_source), list(train_source.class_names))
+    hosts.check_same(f'{reading.to_json(common)} {data}', 'settings or data')
     durations = configs.check(config, len(train_source), train_source.num_classes, mesh.size)
     config = config.copy_and_resolve_references()
     config.dataset.num_classes = train_source.num_classes

@@ -39,8 +39,8 @@ def make_train_step(
 
     The batch is {'image' `[N, S, S, 3]` uint8, 'label' `[N]` int32, or `[N, C]` of 0 and 1 where a
     picture may be of several classes}; the metrics are scalars, of the batch before the update. A
-    step whose loss or gradient is not finite counts as 'skipped' and, with
-    `config.nonfinite='skip'`, changes nothing but the step's number.
+    step whose loss, gradient or new weights are not finite counts as 'skipped' and, with
+    `config.nonfinite='skip'`, changes nothing but the counts of steps.
 
     With `config.accumulation` the batch is worked through in so many micro-batches: the gradient is
     their mean, and the running statistics move once, towards the mean of theirs. It is the step of
@@ -107,7 +107,7 @@ def make_train_step(
             decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
             ema = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.ema, new)
         norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(scalars['loss']) & jnp.isfinite(norm)
+        finite = jnp.isfinite(scalars['loss'] + norm + optax.tree.norm(params))
         scalars |= {
             'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
             'gradient_norm': norm,
@@ -119,7 +119,12 @@ def make_train_step(
             state, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
         )
         if config.nonfinite == 'skip':
-            new_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new_state, state)
+
+            def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+                counts = jnp.issubdtype(new.dtype, jnp.integer)  # they say where the schedule is
+                return new if counts else jnp.where(finite, new, old)
+
+            new_state = jax.tree.map(keep, new_state, state)
         return dataclasses.replace(new_state, step=state.step + 1), scalars
 
     return train_step

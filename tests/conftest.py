@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,10 +11,18 @@ import pytest
 
 os.environ.setdefault('KERAS_BACKEND', 'jax')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-# XLA's programs, shared by all processes that the tests start. Not JAX_COMPILATION_CACHE_DIR for
-# the tests themselves, whose own compilations are many and small.
-CACHE = os.path.join(tempfile.gettempdir(), f'xception_flax_tests_{os.getuid()}')
+# XLA's programs, shared by all processes that the tests start (and by pytest's own workers, which
+# inherit the name). Not JAX_COMPILATION_CACHE_DIR for the tests themselves, whose own compilations
+# are many and small.
+OWNER = 'XCEPTION_FLAX_TEST_CACHE' not in os.environ
+CACHE = os.environ.setdefault('XCEPTION_FLAX_TEST_CACHE', tempfile.mkdtemp() if OWNER else '')
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+def pytest_unconfigure():
+    """Removes the compiled programs, at the very end."""
+    if OWNER:
+        shutil.rmtree(CACHE, ignore_errors=True)
 
 
 def start(*args: str, devices: int | None = None, **env: str) -> subprocess.Popen:

@@ -26,22 +26,24 @@ CLASSES = 1000
 RNG = np.random.default_rng(0)
 
 
-@functools.cache
-def networks(variant: str, dtype: str = 'float32'):
-    """Our model, the Keras model, and a function that gives the outputs of all its blocks."""
+def keras_graph(variant: str) -> keras.Model:
+    """Keras's own Xception, or the article's, with weights at random."""
     keras.utils.set_random_seed(0)
-    keras.config.set_floatx(dtype)
-    keras.config.set_dtype_policy(dtype)
-    if variant == 'keras':
-        theirs = keras.applications.Xception(
-            weights=None,
-            classes=CLASSES,
-            input_tensor=keras.Input((None, None, 3)),
-            classifier_activation=None,
-        )
-    else:
-        theirs = article.build(CLASSES)
-    options = {'variant': variant, 'dropout': 0.0, 'dtype': dtype}
+    if variant == 'article':
+        return article.build(CLASSES)
+    return keras.applications.Xception(
+        weights=None,
+        classes=CLASSES,
+        input_tensor=keras.Input((None, None, 3)),
+        classifier_activation=None,
+    )
+
+
+@functools.cache
+def networks(variant: str):
+    """Our model, the Keras model, and a function that gives the outputs of all its blocks."""
+    theirs = keras_graph(variant)
+    options = {'variant': variant, 'dropout': 0.0}
     ours = create_model('xception', CLASSES, **options)
     # One pass whose batch statistics become the running ones: activations of ordinary size.
     calibrating = create_model('xception', CLASSES, **options, bn_momentum=0.0)
@@ -138,6 +140,8 @@ def float64(monkeypatch):
     """Keras on JAX computes batch norm and means in float32 even then; its rule is changed here."""
     monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, 'float64', 'float64')
     jax.config.update('jax_enable_x64', True)
+    keras.config.set_floatx('float64')
+    keras.config.set_dtype_policy('float64')
     yield
     jax.config.update('jax_enable_x64', False)
     keras.config.set_floatx('float32')
@@ -146,7 +150,8 @@ def float64(monkeypatch):
 
 @pytest.mark.parametrize('variant', ['keras', 'article'])
 def test_ten_steps_of_sgd_agree(variant, float64):
-    ours, theirs, _ = networks(variant, 'float64')
+    theirs = keras_graph(variant)
+    ours = create_model('xception', CLASSES, variant=variant, dropout=0.0, dtype='float64')
     before = keras_weights.from_keras(theirs)
     rate, momentum, steps, batch_size = 0.01, 0.9, 10, 2
     rng = np.random.default_rng(2)

@@ -114,9 +114,9 @@ def test_too_small_a_picture_is_refused():
 
 @pytest.mark.parametrize(
     ('intermediate', 'residual'),
-    [('none', False), ('relu', True), ('elu', False), ('bn_relu', True)],
+    [('relu', True), ('bn_elu', False)],
 )
-def test_every_ablation_trains_in_bfloat16(intermediate, residual):
+def test_ablations_train_in_bfloat16(intermediate, residual):
     model = xception_flax.create_model(
         'xception', 5, **SMALL, intermediate=intermediate, residual=residual, dtype=jnp.bfloat16
     )

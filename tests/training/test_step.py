@@ -54,18 +54,21 @@ def config(**settings):
 
 
 @functools.cache
-def run(steps=1, order=None, **settings):
-    """The state and the metrics after some steps of SGD on the same batch."""
+def compiled(**settings):
+    """The step, and the state before it."""
     c = config(**settings)
-    model = build_model(c)
-    optimizer = optax.sgd(RATE)
     mesh = meshes.make_mesh()  # of as many devices as the tests run on
     step = jax.jit(
-        make_train_step(model, optimizer, optax.constant_schedule(RATE), c),
+        make_train_step(build_model(c), optax.sgd(RATE), optax.constant_schedule(RATE), c),
         in_shardings=(meshes.replicated(mesh), meshes.split(mesh)),
         out_shardings=meshes.replicated(mesh),
     )
-    state = initial(c)
+    return step, initial(c)
+
+
+def run(steps=1, order=None, **settings):
+    """The state and the metrics after some steps of SGD on the same batch."""
+    step, state = compiled(**settings)
     order = np.arange(BATCH) if order is None else np.array(order)
     for _ in range(steps):
         state, metrics = step(state, {'image': IMAGES[order], 'label': LABELS[order]})

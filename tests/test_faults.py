@@ -16,10 +16,10 @@ from conftest import start
 from test_main import records, weights
 
 RUN = (
-    '-m', 'xception_flax.main', '--config=configs/digits.py', '--config.total_steps=100',
+    '-m', 'xception_flax.main', '--config=configs/digits.py', '--config.total_steps=60',
     '--config.eval_steps=20', '--config.checkpoint_steps=10', '--config.log_steps=1',
     '--config.batch_size=16', '--config.xception.middle_repeats=0', '--config.xception.width=0.05',
-    '--config.keep_last=9',
+    '--config.keep_last=9', '--config.schedule.name=constant', '--config.schedule.warmup_steps=1',
 )  # fmt: skip
 AGAIN = 75
 
@@ -70,9 +70,9 @@ def test_a_run_stopped_and_killed_at_every_stage_ends_with_the_same_bits(whole, 
         (signal.SIGTERM, 'compiling the training step', 1),
         (signal.SIGKILL, 'loss', 4),  # in training
         (signal.SIGINT, 'loss', 6),
-        (signal.SIGKILL, '0/100  loss', 1),  # saving
-        (signal.SIGTERM, 'test, live', 1),  # between two kinds of weights
+        (signal.SIGKILL, '0/60  loss', 1),  # saving
         (signal.SIGKILL, 'test, averaged', 1),
+        (signal.SIGTERM, 'test, live', 1),  # between two kinds of weights
     ):
         run = Watched(*args)
         run.wait_for(when, count)
@@ -83,8 +83,7 @@ def test_a_run_stopped_and_killed_at_every_stage_ends_with_the_same_bits(whole, 
         output = run.end(AGAIN)
         step = int(output.split('stopped at step ')[1].split(',')[0])
         assert (tmp_path / 'checkpoints' / str(step)).is_dir()
-    output = program(*args)
-    assert 'going on from the checkpoint of step' in output
+    program(*args)
     assert_the_same(tmp_path, whole)
 
 
@@ -108,7 +107,7 @@ def test_a_signal_in_the_evaluation_gives_it_up_and_it_is_made_up_for(whole, pro
 
 def test_a_second_signal_ends_at_once_and_leaves_what_was_saved(whole, program, tmp_path):
     run = Watched(*RUN, f'--workdir={tmp_path}')
-    run.wait_for('step 11/100')
+    run.wait_for('step 11/60')
     while not (tmp_path / 'checkpoints' / '10').exists():
         time.sleep(0.005)
     run.process.send_signal(signal.SIGSTOP)
@@ -148,36 +147,36 @@ def test_a_run_goes_on_with_harmless_changes_and_refuses_others(whole, program, 
     assert 'Traceback' not in output
     assert {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()} == before
     output = program(
-        *RUN, '--config.total_steps=102', '--config.log_steps=2', '--config.optimizer.clip_norm=1',
+        *RUN, '--config.total_steps=62', '--config.log_steps=2', '--config.optimizer.clip_norm=1',
         f'--workdir={workdir}',
     )  # fmt: skip
-    assert 'changed since the last start: config.total_steps: 100 -> 102' in output
+    assert 'changed since the last start: config.total_steps: 60 -> 62' in output
     assert 'changed since the last start: config.log_steps: 1 -> 2' in output
     assert 'changed since the last start: config.optimizer.clip_norm: 0.0 -> 1.0' in output
-    assert records(workdir)[-1]['step'] == 102
+    assert records(workdir)[-1]['step'] == 62
 
 
 def test_a_run_goes_on_with_the_same_number_of_examples_alone(program, tmp_path):
     for split in ('train', 'val'):
-        for label in ('a', 'b'):
-            (tmp_path / split / label).mkdir(parents=True)
-            for i in range(8):
-                picture = np.full((20, 20, 3), 100 * (label == 'a') + i, np.uint8)
-                cv2.imwrite(str(tmp_path / split / label / f'{i}.png'), picture)
+        for label in range(10):
+            folder = tmp_path / split / str(label)
+            folder.mkdir(parents=True)
+            for i in range(2):
+                cv2.imwrite(str(folder / f'{i}.png'), np.full((20, 20), 20 * label + i, np.uint8))
     args = (
         *RUN, '--config.dataset.source=folder', f'--config.dataset.data_dir={tmp_path}',
-        '--config.dataset.eval_split=val', f'--workdir={tmp_path}/run', '--config.batch_size=8',
+        '--config.dataset.eval_split=val', f'--workdir={tmp_path}/run',
     )  # fmt: skip
     program(*args, '--config.total_steps=2')
-    (tmp_path / 'train' / 'a' / '3.png').unlink()
+    (tmp_path / 'train' / '3' / '1.png').unlink()
     output = program(*args, '--config.total_steps=4', status=1)
-    assert 'error: train has 15 examples, but had 16 when the run' in output
+    assert 'error: train has 19 examples, but had 20 when the run' in output
 
 
 def test_a_full_disk_ends_in_one_line_and_spares_the_last_checkpoint(whole, program, tmp_path):
     workdir = tmp_path / 'run'
     output = program(*RUN, '--config.total_steps=10', f'--workdir={workdir}')
-    process = start(*RUN, '--config.eval_steps=100', f'--workdir={workdir}')
+    process = start(*RUN, '--config.eval_steps=60', f'--workdir={workdir}')
     # No file may grow beyond this, as on a disk that is almost full.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (40_000, 40_000))
     out, err = process.communicate(timeout=120)
@@ -188,7 +187,7 @@ def test_a_full_disk_ends_in_one_line_and_spares_the_last_checkpoint(whole, prog
     assert err.count('error: a checkpoint') == 1
     output = program(*RUN, f'--workdir={workdir}')
     assert 'going on from the checkpoint of step 10' in output
-    assert records(workdir)[-1]['step'] == 100
+    assert records(workdir)[-1]['step'] == 60
 
 
 @pytest.mark.parametrize('place', ['a file', 'not writable'])
@@ -210,9 +209,7 @@ class TestNotFinite:
     """A learning rate and a weight decay that multiply the weights by -10,000 a step."""
 
     ARGS = (
-        *RUN, '--config.schedule.name=constant', '--config.schedule.warmup_steps=1',
-        '--config.schedule.learning_rate=1000', '--config.optimizer.weight_decay=10',
-        '--config.dataset.eval_split=test',
+        *RUN, '--config.schedule.learning_rate=1000', '--config.optimizer.weight_decay=10',
     )  # fmt: skip
 
     def test_stops_and_tells_where(self, program, tmp_path):

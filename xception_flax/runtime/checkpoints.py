@@ -25,6 +25,7 @@ from xception_flax.runtime.errors import UserError
 # Of a checkpoint: the TrainState, and all else as JSON.
 ITEMS = ('state', 'progress')
 DAMAGED = '.damaged'
+PATIENCE = 600  # seconds that a checkpoint may take to be written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                save_decision_policy=_EveryTime(), preservation_policy=self._policy
+                save_decision_policy=_EveryTime(),
+                preservation_policy=self._policy,
+                async_options=ocp.AsyncOptions(timeout_secs=PATIENCE),
             ),
             item_names=ITEMS,
         )

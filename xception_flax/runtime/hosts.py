@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from xception_flax.runtime.errors import UserError
-from xception_flax.runtime.stopping import StopSignals
+from xception_flax.runtime.stopping import STATUS, StopSignals
 
 
 def join(coordinator: str | None, count: int | None, index: int | None, seconds: int) -> None:
@@ -46,7 +46,7 @@ def join(coordinator: str | None, count: int | None, index: int | None, seconds:
             file=sys.stderr,
             flush=True,
         )
-        os._exit(1)
+        os._exit(STATUS)  # the missing one may come back
 
     # JAX's own end of waiting would abort the process with a dump of its stack.
     timer = threading.Timer(seconds, give_up)

@@ -30,7 +30,7 @@ def run(work: Callable[[], None], needs: tuple[str, ...], alone: bool = False) -
     """Runs a program's work with the flags parsed, and ends the process.
 
     The status is 0; 1 after an error that somebody has to mend; 75 where the same command, started
-    again, goes on: after a signal, or when another process has died.
+    again, goes on: after a signal, or when another process is missing or has died.
 
     Args:
       work: the program's own part.

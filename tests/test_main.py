@@ -36,7 +36,7 @@ def weights(workdir, step=None):
 def finished(tmp_path_factory, program):
     """A run that was never stopped."""
     workdir = tmp_path_factory.mktemp('runs') / 'digits'
-    return workdir, program(*DIGITS, f'--workdir={workdir}')
+    return workdir, program(*DIGITS, '--config.profile_steps=3', f'--workdir={workdir}')
 
 
 def test_a_run_leaves_its_numbers_its_curves_and_its_settings(finished):
@@ -53,6 +53,8 @@ def test_a_run_leaves_its_numbers_its_curves_and_its_settings(finished):
     assert config['dataset']['num_classes'] == 10
     assert sorted(int(p.name) for p in (workdir / 'checkpoints').iterdir()) == [8, 16, 24]
     assert list((workdir / 'tensorboard').glob('events*'))
+    (trace,) = (workdir / 'tensorboard' / 'plugins' / 'profile').glob('*/*.xplane.pb')
+    assert trace.stat().st_size > 10_000
     final = found[-1]
     assert f'final test accuracy: {final["top1"]:.4f}' in output
     assert str(workdir) in output
@@ -76,6 +78,15 @@ def test_what_was_reported_is_what_the_checkpoint_does(finished):
     x = np.repeat(x[..., None], 3, -1) / 127.5 - 1
     top1 = np.mean(np.argmax(model.apply(variables, x, train=False), 1) == source.labels)
     assert top1 == pytest.approx(records(workdir)[-1]['top1'], abs=1e-6)
+
+
+def test_evaluate_measures_on_another_split_by_another_config(finished, program):
+    workdir, _ = finished
+    output = program(
+        '-m', 'xception_flax.evaluate', f'--workdir={workdir}', '--config=configs/digits.py',
+        '--config.dataset.eval_split=train', '--config.xception.residual=False',
+    )  # fmt: skip
+    assert output.count('(1,437 examples)') == 2
 
 
 def test_evaluate_measures_the_same(finished, program):

@@ -21,13 +21,14 @@ ARGS = (
     *RUN, '--config.dtype=float64', '--config.total_steps=30', '--config.eval_steps=30',
     '--config.checkpoint_steps=4', '--config.batch_size=40',
 )  # fmt: skip
+QUICKLY = {'XLA_FLAGS': '--xla_backend_optimization_level=0'}  # compiled; there is little to run
 
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory, program):
     """Eight devices of one process, never stopped."""
     workdir = tmp_path_factory.mktemp('hosts')
-    program(*ARGS, f'--workdir={workdir}', devices=8)
+    program(*ARGS, f'--workdir={workdir}', devices=8, **QUICKLY)
     return workdir
 
 
@@ -39,7 +40,7 @@ def start_pair(workdir):
     return [
         Watched(
             *ARGS, f'--workdir={workdir}', f'--coordinator=localhost:{port}', '--processes=2',
-            f'--process={i}', '--patience=60', devices=4,
+            f'--process={i}', '--patience=60', devices=4, **QUICKLY,
         )
         for i in range(2)
     ]  # fmt: skip
@@ -67,7 +68,7 @@ def weights(workdir):
 def test_other_numbers_of_devices_and_processes_go_on_with_the_same_run(whole, program, tmp_path):
     args = (*ARGS, f'--workdir={tmp_path}')
     # 8 devices, 2 x 4, 4, 2 x 4, 1, 8.
-    run = Watched(*args, devices=8)
+    run = Watched(*args, devices=8, **QUICKLY)
     run.wait_for('loss', 2)
     run.process.send_signal(signal.SIGTERM)
     run.end(AGAIN)
@@ -78,7 +79,7 @@ def test_other_numbers_of_devices_and_processes_go_on_with_the_same_run(whole, p
     output = [process.end(AGAIN) for process in pair]
     assert 'which is saved' in output[0]
 
-    run = Watched(*args, devices=4)
+    run = Watched(*args, devices=4, **QUICKLY)
     run.wait_for('loss', 2)
     run.process.send_signal(signal.SIGTERM)
     run.end(AGAIN)
@@ -93,11 +94,11 @@ def test_other_numbers_of_devices_and_processes_go_on_with_the_same_run(whole, p
     message = pair[0].process.stderr.read()
     assert 'another process has died' in message or 'another task died' in message
 
-    run = Watched(*args, devices=1)
+    run = Watched(*args, devices=1, **QUICKLY)
     run.wait_for('loss', 2)
     run.process.send_signal(signal.SIGTERM)
     run.end(AGAIN)
-    program(*args, devices=8)
+    program(*args, devices=8, **QUICKLY)
     assert_agree(tmp_path, whole)
 
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 import xception_flax
 
 ROOT = pathlib.Path(__file__).parents[2]
-STEPS = 120
+STEPS = 80
 RUN = (
     sys.executable, '-u', '-m', 'xception_flax.main', '--config=configs/digits.py',
     f'--config.total_steps={STEPS}', '--config.eval_steps=20', '--config.checkpoint_steps=5',

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from xception_flax import config as configs
-from xception_flax.data import pictures
+from xception_flax.data import pictures, sources
 from xception_flax.data.reader import Reader
 from xception_flax.data.sources import folder
 
@@ -193,6 +193,15 @@ def test_a_reader_counts_all_of_them_and_no_others(data_dir):
     assert {reader.source.name(i).split('/')[-1] for i in reader.unreadable} == {
         f'{name}.JPEG' for name in UNREADABLE
     }
+
+
+def test_a_link_that_leads_nowhere_is_one_that_cannot_be_read(data_dir):
+    (data_dir / 'train' / 'bad' / '1.JPEG').symlink_to('nowhere')  # the first of the split
+    config = configs.default()
+    config.dataset.source, config.dataset.data_dir = 'folder', str(data_dir)
+    reader = Reader(sources.load(config, 'train'), 1.0)
+    assert reader.read(0) is None
+    assert reader.unreadable == {0}
 
 
 def test_the_check_lists_each_by_its_name(data_dir, program):

@@ -32,11 +32,23 @@ def whole(tmp_path_factory, program):
     return workdir
 
 
-def start_pair(workdir):
-    """Two processes with four devices each."""
+def free_port():
     with socket.socket() as free:
         free.bind(('localhost', 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def run_a_little(args, devices):
+    """Goes on with a run in one process for a few steps, until a signal."""
+    run = Watched(*args, devices=devices, **QUICKLY)
+    run.wait_for('loss', 2)
+    run.process.send_signal(signal.SIGTERM)
+    run.end(AGAIN)
+
+
+def start_pair(workdir):
+    """Two processes with four devices each."""
+    port = free_port()
     return [
         Watched(
             *ARGS, f'--workdir={workdir}', f'--coordinator=localhost:{port}', '--processes=2',
@@ -68,10 +80,7 @@ def weights(workdir):
 def test_other_numbers_of_devices_and_processes_go_on_with_the_same_run(whole, program, tmp_path):
     args = (*ARGS, f'--workdir={tmp_path}')
     # 8 devices, 2 x 4, 4, 2 x 4, 1, 8.
-    run = Watched(*args, devices=8, **QUICKLY)
-    run.wait_for('loss', 2)
-    run.process.send_signal(signal.SIGTERM)
-    run.end(AGAIN)
+    run_a_little(args, devices=8)
 
     pair = start_pair(tmp_path)
     pair[0].wait_for('loss', 2)
@@ -79,10 +88,7 @@ def test_other_numbers_of_devices_and_processes_go_on_with_the_same_run(whole, p
     output = [process.end(AGAIN) for process in pair]
     assert 'which is saved' in output[0]
 
-    run = Watched(*args, devices=4, **QUICKLY)
-    run.wait_for('loss', 2)
-    run.process.send_signal(signal.SIGTERM)
-    run.end(AGAIN)
+    run_a_little(args, devices=4)
 
     pair = start_pair(tmp_path)
     pair[0].wait_for('loss', 5)
@@ -94,10 +100,7 @@ def test_other_numbers_of_devices_and_processes_go_on_with_the_same_run(whole, p
     message = pair[0].process.stderr.read()
     assert 'another process has died' in message or 'another task died' in message
 
-    run = Watched(*args, devices=1, **QUICKLY)
-    run.wait_for('loss', 2)
-    run.process.send_signal(signal.SIGTERM)
-    run.end(AGAIN)
+    run_a_little(args, devices=1)
     program(*args, devices=8, **QUICKLY)
     assert_agree(tmp_path, whole)
 
@@ -129,9 +132,7 @@ def test_one_that_fails_alone_does_not_leave_the_other_waiting(tmp_path):
 
 def start_unlike_pair(workdir, settings):
     """Two processes of other settings; gives what they print when they have failed."""
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     common = (
         *ARGS, f'--workdir={workdir}', f'--coordinator=localhost:{port}', '--processes=2',
         '--patience=60',

@@ -15,7 +15,6 @@ import keras_weights
 import numpy as np
 import optax
 import pytest
-from keras.src.backend.common import dtypes
 
 from xception_flax import config as configs
 from xception_flax import create_model
@@ -133,19 +132,6 @@ def test_every_block_and_the_logits_agree(variant, size, train):
         worst = keras_weights.difference(our_stats, expected_stats)
         print(f'  batch statistics {worst:.1e}')
         assert worst < 1e-6
-
-
-@pytest.fixture
-def float64(monkeypatch):
-    """Keras on JAX computes batch norm and means in float32 even then; its rule is changed here."""
-    monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, 'float64', 'float64')
-    jax.config.update('jax_enable_x64', True)
-    keras.config.set_floatx('float64')
-    keras.config.set_dtype_policy('float64')
-    yield
-    jax.config.update('jax_enable_x64', False)
-    keras.config.set_floatx('float32')
-    keras.config.set_dtype_policy('float32')
 
 
 @pytest.mark.parametrize('variant', ['keras', 'article'])

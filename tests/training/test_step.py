@@ -245,3 +245,39 @@ def test_bfloat16_trains_with_float32_state():
         np.dtype('float32')
     }
     assert metrics['loss'] < 0.3
+
+
+def test_an_auxiliary_classifier_adds_its_share_to_the_gradient_but_not_to_the_loss():
+    class Two(nn.Module):
+        num_classes: int = 4
+
+        @nn.compact
+        def __call__(self, x, train):
+            x = x.reshape(len(x), -1)
+            if train or self.is_initializing():
+                more = nn.Dense(4, name='aux')(x)
+                if not self.is_initializing():
+                    self.sow('auxiliary', 'aux_logits', more)
+            return nn.Dense(4, name='logits')(x)
+
+    optimizer, batch = optax.sgd(RATE), {'image': IMAGES, 'label': LABELS}
+    before = create_state(Two(), optimizer, 8, False, jax.random.key(0))
+    losses_of = {}
+    for weight in (0.0, 0.4):
+        c = config(auxiliary_weight=weight)
+        step = make_train_step(Two(), optimizer, optax.constant_schedule(RATE), c)
+        after, metrics = jax.jit(step)(before, batch)
+        moved = jax.tree.map(lambda a, b: a - b, after.params, before.params)
+        losses_of[weight] = (metrics['loss'], moved)
+    assert losses_of[0.0][0] == losses_of[0.4][0]
+    without, with_it = losses_of[0.0][1], losses_of[0.4][1]
+    assert_close(with_it['logits'], without['logits'])
+    assert not np.any(without['aux']['kernel'])
+
+    def aux_loss(params):
+        logits = Two().apply({'params': params}, normalise(IMAGES), True, mutable='auxiliary')
+        (more,) = jax.tree.leaves(logits[1])
+        return losses.softmax(more, jax.nn.one_hot(LABELS, 4)).mean()
+
+    grads = jax.grad(aux_loss)(before.params)
+    assert_close(with_it['aux'], jax.tree.map(lambda g: -0.4 * RATE * g, grads['aux']))

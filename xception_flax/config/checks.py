@@ -44,6 +44,7 @@ RANGES: dict[str, tuple[float, float]] = {
     'augment.contrast': (0, 1),
     'augment.saturation': (0, 1),
     'augment.hue': (0, 0.5),
+    'auxiliary_weight': (0, 100),
     'label_smoothing': (0, 0.999),
     'mixup': (0, 100),
     'optimizer.momentum': (0, 0.99999),

@@ -64,6 +64,7 @@ def default() -> ConfigDict:
     c.max_unreadable = 0.01  # share of a split's pictures that may be damaged; more end the run
 
     c.loss = 'softmax'  # cross entropy over classes; or 'sigmoid', one for each class
+    c.auxiliary_weight = 0.4  # of an auxiliary classifier's loss (inception_v3.auxiliary)
     c.label_smoothing = 0.0
     c.mixup = 0.0  # alpha of the Beta distribution; 0 for none
 

@@ -5,10 +5,18 @@ from typing import Any
 
 import flax.linen as nn
 
+from xception_flax.models.inception_v3 import InceptionV3
+from xception_flax.models.resnet import ResNet
+from xception_flax.models.vgg16 import VGG16
 from xception_flax.models.xception import Xception
 from xception_flax.runtime.errors import UserError, nearest
 
-MODELS: dict[str, type[nn.Module]] = {'xception': Xception}
+MODELS: dict[str, type[nn.Module]] = {
+    'xception': Xception,
+    'inception_v3': InceptionV3,
+    'vgg16': VGG16,
+    'resnet152': ResNet,
+}
 
 # Fields of every network that are no options of its own: flax's, and what the data and the run set.
 _NOT_OPTIONS = frozenset({'parent', 'name', 'num_classes', 'dtype'})

@@ -92,13 +92,14 @@ class BatchNorm(nn.Module):
 
 
 class ConvBN(nn.Module):
-    """A convolution without bias, then batch norm.
+    """A convolution, then batch norm.
 
     Attributes:
       features: output channels.
       kernel: side of the kernel.
       strides: stride in both directions.
-      padding: 'SAME' or 'VALID'.
+      padding: 'SAME', 'VALID', or pixels before and after, for each direction.
+      use_bias: whether the convolution has a bias.
       norm: makes the batch norm.
       dtype: compute type.
     """
@@ -106,7 +107,8 @@ class ConvBN(nn.Module):
     features: int
     kernel: int = 3
     strides: int = 1
-    padding: str = 'SAME'
+    padding: Any = 'SAME'
+    use_bias: bool = False
     norm: Module = BatchNorm
     dtype: Dtype = jnp.float32
 
@@ -118,7 +120,7 @@ class ConvBN(nn.Module):
             (self.kernel, self.kernel),
             self.strides,
             self.padding,
-            use_bias=False,
+            use_bias=self.use_bias,
             kernel_init=kernel_init,
             dtype=self.dtype,
             param_dtype=wide(self.dtype),
@@ -178,3 +180,86 @@ class SeparableConv(nn.Module):
 def max_pool(x: jax.Array) -> jax.Array:
     """3x3 max pooling with stride 2 and padding SAME: `[N, H, W, C]` to `[N, H/2, W/2, C]`."""
     return nn.max_pool(x, (3, 3), (2, 2), 'SAME')
+
+
+def dense(features: int, dtype: Dtype, name: str) -> nn.Dense:
+    """A fully connected layer that computes in `dtype`."""
+    return nn.Dense(
+        features, kernel_init=kernel_init, dtype=dtype, param_dtype=wide(dtype), name=name
+    )
+
+
+def classify(
+    x: jax.Array,
+    num_classes: int,
+    fc_layers: tuple[int, ...],
+    dropout: float,
+    dtype: Dtype,
+    train: bool,
+) -> jax.Array:
+    """The end of a network: mean over places, fully connected layers, dropout, classifier.
+
+    Call it inside a compact method; its parameters are 'fc1', ... and 'logits' there.
+
+    Args:
+      x: features, `[N, H, W, C]`.
+      num_classes: number of logits.
+      fc_layers: widths of the fully connected layers, each with a ReLU.
+      dropout: rate before the classifier.
+      dtype: compute type.
+      train: whether to drop out.
+
+    Returns:
+      Logits, `[N, num_classes]`.
+    """
+    x = jnp.mean(x, (1, 2), dtype=wide(dtype))
+    for i, features in enumerate(fc_layers, start=1):
+        x = nn.relu(dense(features, dtype, name=f'fc{i}')(x))
+    x = nn.Dropout(dropout, deterministic=not train)(x)
+    return dense(num_classes, wide(dtype), name='logits')(x)
+
+
+# Lowest and highest values of the options that networks have in common.
+RANGES = {
+    'num_classes': (1, 10**6),
+    'width': (1 / 64, 64),
+    'middle_repeats': (0, 1000),
+    'dropout': (0, 0.999),
+    'bn_momentum': (0, 1),
+    'bn_epsilon': (1e-12, 1),
+    'bn_group_size': (0, 10**9),
+}
+
+
+def check_options(model: Any, choices: dict[str, tuple[str, ...]]) -> None:
+    """Checks a network's options.
+
+    Args:
+      model: the network.
+      choices: the values that an option may have, by its name.
+
+    Raises:
+      ValueError: one has a value that makes no network.
+    """
+    for name, values in choices.items():
+        if getattr(model, name) not in values:
+            raise ValueError(f'{name} is {getattr(model, name)!r}; choose from {values}')
+    for name, (low, high) in RANGES.items():
+        value = getattr(model, name, low)
+        if not low <= value <= high:
+            raise ValueError(f'{name} is {value}; it must be between {low} and {high}')
+    if not all(isinstance(features, int) and features > 0 for features in model.fc_layers):
+        raise ValueError(f'fc_layers is {model.fc_layers}; give whole numbers above 0')
+
+
+def check_size(model: Any, x: jax.Array) -> None:
+    """Checks that pictures `[N, H, W, 3]` are large enough for a network.
+
+    Raises:
+      ValueError: they are not.
+    """
+    if min(x.shape[1:3]) < model.min_image_size:
+        raise ValueError(
+            f'pictures of {x.shape[1]}x{x.shape[2]} are too small: {type(model).__name__} takes '
+            f'{model.min_image_size} pixels or more'
+        )

@@ -228,29 +228,9 @@ class Xception(nn.Module):
         Raises:
           ValueError: an option has a value that makes no network.
         """
-        for name, choices in (
-            ('variant', VARIANTS),
-            ('stem', STEMS),
-            ('intermediate', layers.INTERMEDIATE),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f'{name} is {getattr(self, name)!r}; choose from {choices}')
-        for name, low, high in (
-            ('num_classes', 1, 10**6),
-            ('width', 1 / 64, 64),
-            ('middle_repeats', 0, 1000),
-            ('dropout', 0, 0.999),
-            ('bn_momentum', 0, 1),
-            ('bn_group_size', 0, 10**9),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(
-                    f'{name} is {getattr(self, name)}; it must be between {low} and {high}'
-                )
-        if self.bn_epsilon <= 0:
-            raise ValueError(f'bn_epsilon is {self.bn_epsilon}; it must be above 0')
-        if not all(isinstance(features, int) and features > 0 for features in self.fc_layers):
-            raise ValueError(f'fc_layers is {self.fc_layers}; give whole numbers above 0')
+        layers.check_options(
+            self, {'variant': VARIANTS, 'stem': STEMS, 'intermediate': layers.INTERMEDIATE}
+        )
         super().__post_init__()
 
     @property
@@ -273,11 +253,7 @@ class Xception(nn.Module):
         Raises:
           ValueError: the pictures are smaller than `min_image_size`.
         """
-        if min(x.shape[1:3]) < self.min_image_size:
-            raise ValueError(
-                f'pictures of {x.shape[1]}x{x.shape[2]} are too small: Xception with '
-                f'stem={self.stem!r} takes {self.min_image_size} pixels or more'
-            )
+        layers.check_size(self, x)
         article = self.variant == 'article'
         small = self.stem == 'small'
         norm = functools.partial(
@@ -316,13 +292,9 @@ class Xception(nn.Module):
             name='exit_flow',
         )(x, train)
 
-        wide = layers.wide(self.dtype)
-        dense = functools.partial(nn.Dense, kernel_init=layers.kernel_init, param_dtype=wide)
-        x = jnp.mean(x, (1, 2), dtype=wide)
-        for i, features in enumerate(self.fc_layers, start=1):
-            x = nn.relu(dense(features, dtype=self.dtype, name=f'fc{i}')(x))
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return dense(self.num_classes, dtype=wide, name='logits')(x)
+        return layers.classify(
+            x, self.num_classes, self.fc_layers, self.dropout, self.dtype, train
+        )
 
     def _channels(self, *channels: int) -> Any:
         if self.width == 1:

@@ -64,12 +64,17 @@ def make_train_step(
             {'params': params, 'batch_stats': batch_stats},
             pictures,
             train=True,
-            mutable=['batch_stats'],
+            mutable=['batch_stats', 'auxiliary'],
             rngs={'dropout': dropout_rng},
         )
         loss = loss_of_pictures(logits, targets).mean()
         top1 = metrics.in_top(logits, batch['label'], 1).mean()
-        return loss, (updates.get('batch_stats', {}), {'loss': loss, 'top1': top1})
+        auxiliary = [
+            loss_of_pictures(more, targets).mean()
+            for more in jax.tree.leaves(updates.get('auxiliary', {}))
+        ]
+        total = loss + config.auxiliary_weight * sum(auxiliary)
+        return total, (updates.get('batch_stats', {}), {'loss': loss, 'top1': top1})
 
     def gradients(state: TrainState, batch: Batch, rng: jax.Array):
         grads, (batch_stats, scalars) = jax.grad(forward, has_aux=True)(

@@ -1,0 +1,282 @@
+"""Inception V3 (Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016).
+
+The network that the Xception paper compares with. `variant='slim'` is the graph of
+`keras.applications.InceptionV3` and, under other names, of TF-slim. `variant='keras1'` is the
+author's first Keras version (fchollet/deep-learning-models, inception_v3.py), whose trainable
+parameters are the number of the paper's Table 3.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from xception_flax.models import layers
+from xception_flax.models.layers import Module
+
+VARIANTS = ('slim', 'keras1')
+
+
+class Conv(nn.Module):
+    """Convolution, batch norm and ReLU.
+
+    Attributes:
+      features: output channels.
+      kernel: height and width of the kernel.
+      strides: stride in both directions.
+      padding: 'SAME' or 'VALID'.
+      relu_first: whether ReLU precedes batch norm and the convolution has a bias (`keras1`).
+      norm: makes the batch norm.
+      dtype: compute type.
+    """
+
+    features: int
+    kernel: tuple[int, int] = (1, 1)
+    strides: int = 1
+    padding: str = 'SAME'
+    relu_first: bool = False
+    norm: Module = layers.BatchNorm
+    dtype: layers.Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, features]`."""
+        x = nn.Conv(
+            self.features,
+            self.kernel,
+            self.strides,
+            self.padding,
+            use_bias=self.relu_first,
+            kernel_init=layers.kernel_init,
+            dtype=self.dtype,
+            param_dtype=layers.wide(self.dtype),
+            name='conv',
+        )(x)
+        bn = self.norm(name='bn')
+        return bn(nn.relu(x), train) if self.relu_first else nn.relu(bn(x, train))
+
+
+class Mixed(nn.Module):
+    """Branches beside each other, whose outputs are joined along the channels.
+
+    Attributes:
+      branches: for each branch its name and its convolutions, each with the arguments of `Conv`;
+        several such in place of one are a fork, whose ends are joined.
+      pool: what the last branch does first: 'average' (stride 1), or 'max2' or 'average2' (stride
+        2, padding VALID).
+      projection: channels of the 1x1 convolution after the pooling; 0 for none.
+      conv: makes a `Conv`.
+    """
+
+    branches: tuple[tuple[str, tuple], ...]
+    pool: str
+    projection: int
+    conv: Module
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps `[N, H, W, C]` to `[N, H, W, C']`, or half the height and width."""
+        outputs = []
+        for name, convolutions in self.branches:
+            y = x
+            for i, arguments in enumerate(convolutions, start=1):
+                if isinstance(arguments[0], tuple):
+                    ends = [
+                        self.conv(*end, name=f'{name}_{i}{letter}')(y, train)
+                        for letter, end in zip('ab', arguments, strict=True)
+                    ]
+                    y = jnp.concatenate(ends, -1)
+                else:
+                    y = self.conv(*arguments, name=f'{name}_{i}')(y, train)
+            outputs.append(y)
+        y = _pool(x, self.pool)
+        if self.projection:
+            y = self.conv(self.projection, name='branch_pool')(y, train)
+        return jnp.concatenate([*outputs, y], -1)
+
+
+class Auxiliary(nn.Module):
+    """The auxiliary classifier on the last 17x17 features (paper, section 4; TF-slim's sizes).
+
+    Attributes:
+      num_classes: number of logits.
+      conv: makes a `Conv`.
+      dtype: type of the logits.
+    """
+
+    num_classes: int
+    conv: Module
+    dtype: layers.Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps `[N, H, W, C]` to logits, `[N, num_classes]`."""
+        x = nn.avg_pool(x, (5, 5), (3, 3), 'VALID')
+        x = self.conv(128, name='conv1')(x, train)
+        kernel = (min(5, x.shape[1]), min(5, x.shape[2]))
+        x = self.conv(768, kernel, 1, 'VALID', name='conv2')(x, train)
+        x = jnp.mean(x, (1, 2), dtype=self.dtype)
+        return layers.dense(self.num_classes, self.dtype, name='logits')(x)
+
+
+class InceptionV3(nn.Module):
+    """Inception V3.
+
+    With the defaults and 1000 classes: 23,817,352 trainable parameters and 34,432 statistics;
+    feature sizes 149, 147, 147, 73, 71, 35, 17, 8 for a 299x299 picture.
+
+    Attributes:
+      num_classes: number of logits.
+      variant: 'slim', or 'keras1' (23,626,728 trainable parameters): convolutions with bias, ReLU
+        before batch norm (with a scale), 32 channels after the pooling of all three 35x35 blocks,
+        160 at the start of the last 17x17 block's long branch, and an average for the last maximum.
+      auxiliary: whether training has the auxiliary classifier; its logits are sown as
+        'auxiliary'/'aux_logits'.
+      fc_layers: widths of fully connected layers before the classifier.
+      dropout: rate before the classifier (0.5 in the Xception paper's ImageNet runs).
+      bn_momentum: share of the running statistics that a step keeps.
+      bn_epsilon: added to the variance.
+      bn_scale: whether batch norm has a learned scale.
+      bn_group_size: pictures that share batch statistics; 0 for the whole global batch.
+      dtype: compute type; parameters, statistics and logits are float32, or float64 if it is.
+    """
+
+    num_classes: int = 1000
+    variant: str = 'slim'
+    auxiliary: bool = False
+    fc_layers: tuple[int, ...] = ()
+    dropout: float = 0.5
+    bn_momentum: float = 0.99
+    bn_epsilon: float = 1e-3
+    bn_scale: bool = False
+    bn_group_size: int = 0
+    dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Checks the options.
+
+        Raises:
+          ValueError: an option has a value that makes no network.
+        """
+        layers.check_options(self, {'variant': VARIANTS})
+        super().__post_init__()
+
+    @property
+    def min_image_size(self) -> int:
+        """Smallest side of a picture that the network takes, in pixels (Keras: 75)."""
+        return 139 if self.auxiliary else 75
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Classifies pictures.
+
+        Args:
+          x: pictures, `[N, H, W, 3]`, in [-1, 1].
+          train: whether to normalise by batch statistics (updating `batch_stats`) and to drop out
+            (drawing from the rng stream 'dropout').
+
+        Returns:
+          Logits, `[N, num_classes]`, float32 (float64 if `dtype` is).
+
+        Raises:
+          ValueError: the pictures are smaller than `min_image_size`.
+        """
+        layers.check_size(self, x)
+        first = self.variant == 'keras1'
+        norm = functools.partial(
+            layers.BatchNorm,
+            self.bn_momentum,
+            self.bn_epsilon,
+            self.bn_scale or first,
+            self.bn_group_size,
+            self.dtype,
+        )
+        conv = functools.partial(Conv, relu_first=first, norm=norm, dtype=self.dtype)
+
+        x = x.astype(self.dtype)
+        for i, (features, kernel, strides, padding) in enumerate(STEM, start=1):
+            x = conv(features, kernel, strides, padding, name=f'conv{i}')(x, train)
+            if i in (3, 5):
+                x = nn.max_pool(x, (3, 3), (2, 2))
+        for i, (branches, pool, projection) in enumerate(blocks(self.variant)):
+            if i == 8 and self.auxiliary and (train or self.is_initializing()):
+                auxiliary = Auxiliary(self.num_classes, conv, layers.wide(self.dtype), name='aux')
+                logits = auxiliary(x, train)
+                if not self.is_initializing():
+                    self.sow('auxiliary', 'aux_logits', logits)
+            x = Mixed(branches, pool, projection, conv, name=f'mixed{i}')(x, train)
+        return layers.classify(
+            x, self.num_classes, self.fc_layers, self.dropout, self.dtype, train
+        )
+
+
+STEM = (
+    (32, (3, 3), 2, 'VALID'),
+    (32, (3, 3), 1, 'VALID'),
+    (64, (3, 3), 1, 'SAME'),
+    (80, (1, 1), 1, 'VALID'),
+    (192, (3, 3), 1, 'VALID'),
+)
+
+
+def blocks(variant: str) -> list[tuple]:
+    """The arguments of the eleven `Mixed` blocks: branches, pool and projection."""
+    first = variant == 'keras1'
+    found = [_mixed_35(32 if first or i == 0 else 64) for i in range(3)]
+    found.append(
+        (
+            (
+                ('branch3x3', ((384, (3, 3), 2, 'VALID'),)),
+                ('branch3x3dbl', ((64,), (96, (3, 3)), (96, (3, 3), 2, 'VALID'))),
+            ),
+            'max2',
+            0,
+        )
+    )
+    found += [_mixed_17(128), _mixed_17(160), _mixed_17(160), _mixed_17(192, 160 if first else 192)]
+    found.append(
+        (
+            (
+                ('branch3x3', ((192,), (320, (3, 3), 2, 'VALID'))),
+                (
+                    'branch7x7x3',
+                    ((192,), (192, (1, 7)), (192, (7, 1)), (192, (3, 3), 2, 'VALID')),
+                ),
+            ),
+            'average2' if first else 'max2',
+            0,
+        )
+    )
+    fork = ((384, (1, 3)), (384, (3, 1)))
+    wide = (
+        ('branch1x1', ((320,),)),
+        ('branch3x3', ((384,), fork)),
+        ('branch3x3dbl', ((448,), (384, (3, 3)), fork)),
+    )
+    return [*found, (wide, 'average', 192), (wide, 'average', 192)]
+
+
+def _mixed_35(projection: int) -> tuple:
+    branches = (
+        ('branch1x1', ((64,),)),
+        ('branch5x5', ((48,), (64, (5, 5)))),
+        ('branch3x3dbl', ((64,), (96, (3, 3)), (96, (3, 3)))),
+    )
+    return branches, 'average', projection
+
+
+def _mixed_17(c: int, start: int | None = None) -> tuple:
+    branches = (
+        ('branch1x1', ((192,),)),
+        ('branch7x7', ((c,), (c, (1, 7)), (192, (7, 1)))),
+        ('branch7x7dbl', ((start or c,), (c, (7, 1)), (c, (1, 7)), (c, (7, 1)), (192, (1, 7)))),
+    )
+    return branches, 'average', 192
+
+
+def _pool(x: jax.Array, kind: str) -> jax.Array:
+    if kind == 'average':  # as in TensorFlow, padding does not count
+        return nn.avg_pool(x, (3, 3), (1, 1), 'SAME', count_include_pad=False)
+    return {'max2': nn.max_pool, 'average2': nn.avg_pool}[kind](x, (3, 3), (2, 2))

@@ -89,11 +89,6 @@ def assert_close(ours, theirs, tolerance=2e-5):
         )
 
 
-def test_pictures_are_scaled_to_minus_one_and_one():
-    pixels = jnp.array([[0, 127, 128, 255]], jnp.uint8)
-    np.testing.assert_allclose(scale(pixels, 'tf'), [[-1, -1 / 255, 1 / 255, 1]], atol=1e-7)
-
-
 def test_a_step_is_gradient_descent_on_the_loss():
     c = config()
     model, before = build_model(c), initial(c)

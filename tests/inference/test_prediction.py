@@ -123,7 +123,7 @@ def test_a_picture_that_cannot_be_read_does_not_end_the_others(tmp_path):
     )
     (alone,) = predict(second, model, variables, config)
     assert [label.index for label in found[2].labels] == [label.index for label in alone.labels]
-    with pytest.raises(UserError, match='bad.jpg cannot be read'):
+    with pytest.raises(UserError, match=r'bad\.jpg cannot be read'):
         predict([first, bad, second], model, variables, config)
 
 

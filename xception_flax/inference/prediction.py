@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from xception_flax.data.scaling import scale
 from xception_flax.inference import preprocessing
 from xception_flax.inference.classes import readable
 from xception_flax.inference.preprocessing import Picture
@@ -110,8 +111,12 @@ def predict_each(
             for rows, picture in zip(batch, cut, strict=False):
                 if not isinstance(picture, str):
                     rows[:] = picture
-            x = preprocessing.scale(batch.reshape(-1, size, size, 3), config)
-            values = np.asarray(_probabilities(variables, x, model, config.loss, crops))
+            values = np.asarray(
+                _probabilities(
+                    variables, batch.reshape(-1, size, size, 3), model, config.preprocessing,
+                    config.loss, crops,
+                )
+            )  # fmt: skip
             for (_, name), picture, row in zip(chunk, cut, values, strict=False):
                 if isinstance(picture, str):
                     yield Prediction(name, (), picture)
@@ -129,11 +134,16 @@ def _read(item: tuple[Picture, str], config: ConfigDict, crops: int) -> np.ndarr
         return str(error)
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'loss', 'crops'))
+@functools.partial(jax.jit, static_argnames=('model', 'preprocessing', 'loss', 'crops'))
 def _probabilities(
-    variables: dict[str, Any], x: jax.Array, model: nn.Module, loss: str, crops: int
+    variables: dict[str, Any],
+    pictures: jax.Array,
+    model: nn.Module,
+    preprocessing: str,
+    loss: str,
+    crops: int,
 ) -> jax.Array:
-    """Probabilities `[N, C]` of pictures whose crops are `x` `[N * crops, S, S, 3]`."""
-    logits: Any = model.apply(variables, x, train=False)
+    """Probabilities `[N, C]` of pictures whose crops are `pictures` `[N * crops, S, S, 3]`."""
+    logits: Any = model.apply(variables, scale(pictures, preprocessing), train=False)
     activation = {'softmax': jax.nn.softmax, 'sigmoid': jax.nn.sigmoid}[loss]
     return jnp.mean(activation(logits).reshape(-1, crops, logits.shape[-1]), 1)

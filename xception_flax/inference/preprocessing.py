@@ -11,8 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from xception_flax.data import pictures as ops
+from xception_flax.data.scaling import scale
 from xception_flax.runtime.errors import UserError
-from xception_flax.training.step import normalise
 
 Picture = str | os.PathLike[str] | bytes | np.ndarray
 CROPS = (1, 10)
@@ -39,12 +39,7 @@ def preprocess(
     check_crops(crops)
     cut = [read(picture, name, config, crops) for picture, name in named(pictures)]
     empty = np.zeros((0, config.image_size, config.image_size, 3), np.uint8)
-    return scale(np.concatenate([empty, *cut]), config)
-
-
-def scale(pictures: np.ndarray, config: ConfigDict) -> jax.Array:
-    """Brings pictures `[N, S, S, 3]` from uint8 to the network's range, float32, on the device."""
-    return normalise(jnp.asarray(pictures))
+    return scale(jnp.asarray(np.concatenate([empty, *cut])), config.preprocessing)
 
 
 def named(pictures: Picture | Iterable[Picture]) -> list[tuple[Picture, str]]:

@@ -32,7 +32,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, stop: StopSignals | None = 
 
     Args:
       config: the run's config.
-      workdir: gets `config.json`, `metrics.jsonl`, `curves.png`, `checkpoints/`, `tensorboard/`.
+      workdir: gets `config.json`, `classes.json`, `metrics.jsonl`, `curves.png`, `checkpoints/`,
+        `tensorboard/`.
       stop: signals that end the run after a step.
 
     Raises:
@@ -117,8 +118,9 @@ class _Training:
     def _restore(self) -> int:
         """Takes over the newest whole checkpoint, or draws the initial state; gives its step."""
         run, changed = self.run, []
+        class_names = run.train_source.class_names
         if self.checkpoints.steps():
-            changed = workdirs.check_fits(self.workdir, run.config)
+            changed = workdirs.check_fits(self.workdir, run.config, class_names)
         saved, damaged = self.checkpoints.restore(run.abstract_state)
         for line in damaged:
             self.progress.say(f'warning: {line}')
@@ -130,7 +132,7 @@ class _Training:
             )
         for line in changed:
             self.progress.say(f'changed since the last start: {line}')
-        workdirs.write_config(self.workdir, run.config)
+        workdirs.write_settings(self.workdir, run.config, class_names)
         self.saved = None if saved is None else int(saved.state.step)
         saved = saved or Checkpoint(run.init())
         self.state, self.position = saved.state, saved.position

@@ -1,0 +1,1 @@
+"""Weights that others have trained: names and layouts of other libraries."""

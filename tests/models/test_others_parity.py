@@ -57,9 +57,7 @@ def our_blocks(name, seen):
         return [output(f'stage{s}_block{b}') for s, b in ((1, 3), (2, 8), (3, 36), (4, 3))]
     last = [f'block{i}_conv{n}' for i, n in enumerate((2, 2, 3, 3, 3), start=1)]
     return [
-        np.maximum(x, 0)
-        .reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1)
-        .max((2, 4))
+        np.maximum(x, 0).reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).max((2, 4))
         for x in (output(path) for path in last)
     ]
 

@@ -74,7 +74,6 @@ def end_points(model: nn.Module) -> dict[str, tuple[int, int]]:
     Returns:
       For each name the stride of the features, in pixels of the picture, and their channels.
     """
-
     names: list[str] = []  # in the order of the calls, which jax.eval_shape would sort
 
     def shapes(size: int) -> list[jax.ShapeDtypeStruct]:

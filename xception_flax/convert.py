@@ -1,15 +1,18 @@
-"""Converts weights: from Keras, timm or a run, to Keras, timm or a folder that is like a run's.
+"""Converts weights: from Keras, timm or a run, to Keras, timm, a workdir or a program.
 
   python -m xception_flax.convert xception.weights.h5 /data/xception     # for evaluate, predict
   python -m xception_flax.convert /tmp/run xception.weights.h5           # for Keras (needs Keras)
   python -m xception_flax.convert /tmp/run xception.safetensors          # for timm
   python -m xception_flax.convert keras/xception /data/xception          # Keras's own, downloaded
+  python -m xception_flax.convert /tmp/run xception.onnx                 # a program: also .stablehlo
 
 SOURCE is a file (.h5, .weights.h5, .keras; .safetensors, .pth), a workdir (its newest checkpoint,
 averaged weights), a published name (python -m xception_flax.pretrained lists them), or
 NAME=FILE. TARGET's ending says what it becomes.
 """
 
+import pathlib
+import shutil
 import sys
 
 from xception_flax.runtime import program
@@ -26,6 +29,9 @@ def main(source: str, target: str) -> None:
     count = sum(x.size for x in jax.tree.leaves(variables['params']))
     print(f'{source}: {config.model}, {config.dataset.num_classes} classes, {count:,} parameters')
     pretrained.save_pretrained(target, model, variables, config)
+    names = pathlib.Path(source).expanduser() / 'classes.json'
+    if names.is_file() and pathlib.Path(target).is_dir():
+        shutil.copy(names, target)
     print(f'written to {target}')
     for line in pretrained.differences(target, model, config):
         print(f'note: {line}', file=sys.stderr)

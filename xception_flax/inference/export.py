@@ -11,10 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from xception_flax import ops
-from xception_flax.inference.prediction import probabilities
+from xception_flax.inference.prediction import classify
 from xception_flax.runtime.errors import UserError
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
+TOLERANCE = 1e-5  # of probabilities, in float32; bfloat16 would need more
 
 
 def save_stablehlo(
@@ -25,8 +26,8 @@ def save_stablehlo(
     It takes pictures `[N, S, S, 3]` uint8, of the config's size, and gives probabilities
     `[N, num_classes]` float32.
     """
-    classify, pictures = _program(model, variables, config)
-    exported = jax.export.export(jax.jit(classify), platforms=PLATFORMS)(pictures)
+    program, pictures = _program(model, variables, config)
+    exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(pictures)
     path.write_bytes(exported.serialize())
 
 
@@ -45,22 +46,33 @@ def load_stablehlo(path: str | pathlib.Path) -> Callable[[Any], jax.Array]:
 
 
 def save_onnx(path: pathlib.Path, model: nn.Module, variables: Any, config: ConfigDict) -> None:
-    """Writes the same program as ONNX: from 'pictures' to 'probabilities'.
+    """Writes the same program as ONNX, from 'pictures' to 'probabilities', and tries it.
 
     Raises:
-      UserError: jax2onnx is not installed.
+      UserError: jax2onnx or onnxruntime is not installed, or the file gives other probabilities.
     """
     try:
         import jax2onnx
         import onnx
+        import onnxruntime
     except ImportError:
         raise UserError("writing ONNX needs jax2onnx: pip install -e '.[onnx]'") from None
-    classify, pictures = _program(model, variables, config)
+    program, pictures = _program(model, variables, config)
     with ops.plain():  # ONNX has no choice by platform
         proto = jax2onnx.to_onnx(
-            classify, [pictures], input_names=['pictures'], output_names=['probabilities']
+            program, [pictures], input_names=['pictures'], output_names=['probabilities']
         )
     onnx.save(proto, path)
+    shape = (2, *pictures.shape[1:])
+    trial = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    (found,) = onnxruntime.InferenceSession(path).run(None, {'pictures': trial})
+    difference = float(np.abs(found - np.asarray(jax.jit(program)(trial))).max())
+    if not difference < TOLERANCE:
+        path.unlink()
+        raise UserError(
+            f'jax2onnx made a program of {config.model} that gives other probabilities '
+            f'(by {difference:.1e}); nothing was written'
+        )
 
 
 def _program(
@@ -69,9 +81,9 @@ def _program(
     """The function to be written, and the shape of what it takes."""
     constants = jax.tree.map(np.asarray, variables)
 
-    def classify(pictures: jax.Array) -> jax.Array:
-        return probabilities(constants, pictures, model, config)
+    def program(pictures: jax.Array) -> jax.Array:
+        return classify(constants, pictures, model, config.preprocessing, config.loss)
 
     (n,) = jax.export.symbolic_shape('n')
     size = config.image_size
-    return classify, jax.ShapeDtypeStruct((n, size, size, 3), jnp.uint8)
+    return program, jax.ShapeDtypeStruct((n, size, size, 3), jnp.uint8)

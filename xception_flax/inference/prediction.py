@@ -144,6 +144,13 @@ def _probabilities(
     crops: int,
 ) -> jax.Array:
     """Probabilities `[N, C]` of pictures whose crops are `pictures` `[N * crops, S, S, 3]`."""
+    found = classify(variables, pictures, model, preprocessing, loss)
+    return jnp.mean(found.reshape(-1, crops, found.shape[-1]), 1)
+
+
+def classify(
+    variables: dict[str, Any], pictures: jax.Array, model: nn.Module, preprocessing: str, loss: str
+) -> jax.Array:
+    """Probabilities `[N, C]` of pictures `[N, S, S, 3]` uint8."""
     logits: Any = model.apply(variables, scale(pictures, preprocessing), train=False)
-    activation = {'softmax': jax.nn.softmax, 'sigmoid': jax.nn.sigmoid}[loss]
-    return jnp.mean(activation(logits).reshape(-1, crops, logits.shape[-1]), 1)
+    return {'softmax': jax.nn.softmax, 'sigmoid': jax.nn.sigmoid}[loss](logits)

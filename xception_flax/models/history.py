@@ -33,7 +33,7 @@ class Subsampling(nn.Module):
         features, dtype = x.shape[-1:], layers.wide(self.dtype)
         scale = self.param('scale', nn.initializers.ones, features, dtype).astype(self.dtype)
         bias = self.param('bias', nn.initializers.zeros, features, dtype).astype(self.dtype)
-        return nn.avg_pool(x, (2, 2), (2, 2)) * scale + bias
+        return nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2)) * scale + bias
 
 
 class LeNet5(nn.Module):
@@ -199,7 +199,8 @@ class AlexNet(nn.Module):
             x = nn.relu(conv(x))
             if i in (1, 2, 5):
                 ends[f'conv{i}'] = x
-                x = nn.max_pool(local_response_norm(x) if i < 5 else x, (3, 3), (2, 2))
+                x = local_response_norm(x) if i < 5 else x
+                x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         ends['conv5_pool'] = x
         if features_only:
             return ends

@@ -100,8 +100,14 @@ class Mixed(nn.Module):
 
     def _pool(self, x: jax.Array) -> jax.Array:
         if self.pool == 'average':
-            return nn.avg_pool(x, (3, 3), (1, 1), 'SAME', count_include_pad=self.average_padding)
-        return {'max2': nn.max_pool, 'average2': nn.avg_pool}[self.pool](x, (3, 3), (2, 2))
+            return nn.avg_pool(
+                x,
+                window_shape=(3, 3),
+                padding='SAME',
+                count_include_pad=self.average_padding,
+            )
+        pool = {'max2': nn.max_pool, 'average2': nn.avg_pool}[self.pool]
+        return pool(x, window_shape=(3, 3), strides=(2, 2))
 
 
 class Auxiliary(nn.Module):
@@ -120,7 +126,7 @@ class Auxiliary(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps `[N, H, W, C]` to logits, `[N, num_classes]`."""
-        x = nn.avg_pool(x, (5, 5), (3, 3), 'VALID')
+        x = nn.avg_pool(x, window_shape=(5, 5), strides=(3, 3))
         x = self.conv(128, name='conv1')(x, train)
         kernel = (min(5, x.shape[1]), min(5, x.shape[2]))
         x = self.conv(768, kernel, 1, 'VALID', name='conv2')(x, train)
@@ -213,7 +219,7 @@ class InceptionV3(nn.Module):
             x = conv(features, kernel, strides, padding, name=f'conv{i}')(x, train)
             if i in (3, 5):
                 ends[f'conv{i}'] = x
-                x = nn.max_pool(x, (3, 3), (2, 2))
+                x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         auxiliary_now = self.auxiliary and not features_only and (train or self.is_initializing())
         for i, (branches, pool, projection) in enumerate(blocks(self.variant)):
             if i == 8 and auxiliary_now:

@@ -215,10 +215,10 @@ def max_pool(
     """
     before = [1 if symmetric else -(-side // dilation) % 2 for side in x.shape[1:3]]
     padding = [(n * dilation, (2 - n) * dilation) for n in before]
-    if dilation == 1:
-        return nn.max_pool(x, (3, 3), (strides, strides), padding)
-    # XLA has no gradient of a window with holes.
     padded = jnp.pad(x, [(0, 0), *padding, (0, 0)], constant_values=-jnp.inf)
+    if dilation == 1:
+        return nn.max_pool(padded, window_shape=(3, 3), strides=(strides, strides))
+    # XLA has no gradient of a window with holes.
     height, width = x.shape[1:3]
     offsets = (0, dilation, 2 * dilation)
     shifts = [padded[:, i : i + height, j : j + width] for i in offsets for j in offsets]

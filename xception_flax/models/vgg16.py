@@ -93,7 +93,7 @@ class VGG16(nn.Module):
                     x = norm(x, train)
                 x = nn.relu(x)
             ends[f'block{stage}'] = x
-            x = nn.max_pool(x, (2, 2), (2, 2))
+            x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
         ends['block5_pool'] = x
         if features_only:
             return ends

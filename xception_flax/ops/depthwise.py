@@ -1,10 +1,25 @@
 """Depthwise convolution: one meaning, and a lowering for each kind of device."""
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+_plain = contextvars.ContextVar('plain', default=False)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Traces `convolution` for all devices, for converters that know no choice by device."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
 
 
 def depthwise_conv(
@@ -24,6 +39,8 @@ def depthwise_conv(
     Returns:
       `[N, H / strides, W / strides, C]`, rounded up.
     """
+    if _plain.get():
+        return convolution(x, kernel, strides, dilation)
     return lax.platform_dependent(
         x,
         kernel,

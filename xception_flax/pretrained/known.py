@@ -63,8 +63,12 @@ def _timm(
     return Known(network, url, licence, size, crop, interpolation, preprocessing, top1, top5)
 
 
-_TORCH = {'size': 224, 'preprocessing': 'torch', 'interpolation': 'bilinear'}
-_BSD = {**_TORCH, 'licence': 'BSD 3-clause'}
+def _torch(network: str, name: str, crop: float, interpolation: str, licence: str) -> Known:
+    return _timm(
+        network, name, crop, size=224, interpolation=interpolation, preprocessing='torch',
+        licence=licence,
+    )  # fmt: skip
+
 
 # Keras's figures are from its documentation (single central crop), timm's from its results tables;
 # hashes are those in Keras's source, crops and means those in timm's.
@@ -118,11 +122,15 @@ KNOWN: dict[str, Known] = {
     'timm/inception_v3.gluon_in1k': _timm(
         'inception_v3', 'inception_v3.gluon_in1k', 0.875, 78.806, 94.372, preprocessing='torch'
     ),
-    'timm/vgg16.tv_in1k': _timm('vgg16', 'vgg16.tv_in1k', 0.875, **_BSD),
-    'timm/vgg16_bn.tv_in1k': _timm('vgg16', 'vgg16_bn.tv_in1k', 0.875, **_BSD),
-    'timm/resnet152.tv_in1k': _timm('resnet152', 'resnet152.tv_in1k', 0.875, **_BSD),
-    'timm/resnet152.a1_in1k': _timm(
-        'resnet152', 'resnet152.a1_in1k', 0.95, **{**_TORCH, 'interpolation': 'bicubic'}
+    'timm/vgg16.tv_in1k': _torch('vgg16', 'vgg16.tv_in1k', 0.875, 'bilinear', 'BSD 3-clause'),
+    'timm/vgg16_bn.tv_in1k': _torch(
+        'vgg16', 'vgg16_bn.tv_in1k', 0.875, 'bilinear', 'BSD 3-clause'
+    ),
+    'timm/resnet152.tv_in1k': _torch(
+        'resnet152', 'resnet152.tv_in1k', 0.875, 'bilinear', 'BSD 3-clause'
+    ),
+    'timm/resnet152.a1_in1k': _torch(
+        'resnet152', 'resnet152.a1_in1k', 0.95, 'bicubic', 'Apache 2.0'
     ),
 }  # fmt: skip
 

@@ -92,7 +92,12 @@ TIMM = Library(
     _timm_recognise,
 )
 OWN = Library(
-    'own', (), lambda _, paths: {path: path for path in paths}, *[lambda array, _: array] * 2,
-    canonical=dict, recognise=lambda _: ('', {}),
-)  # fmt: skip
+    'own',
+    (),
+    lambda _, paths: {path: path for path in paths},
+    lambda array, _: array,
+    lambda array, _: array,
+    lambda arrays: arrays,
+    lambda _: ('', {}),
+)
 LIBRARIES = {library.name: library for library in (KERAS, TIMM)}

@@ -2,15 +2,18 @@
 
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from ml_collections import ConfigDict
 
 from xception_flax.config import reading
+from xception_flax.inference import export
 from xception_flax.pretrained import keras_names
 from xception_flax.pretrained.libraries import KERAS, TIMM, Library
 from xception_flax.pretrained.load import flatten, set_network
@@ -27,8 +30,9 @@ def save_pretrained(
     """Writes a network's weights; the counterpart of `load_pretrained`.
 
     Args:
-      path: a file for Keras (`.weights.h5`; needs Keras) or for timm (`.safetensors`), or a folder
-        to be, which becomes a workdir.
+      path: a file for Keras (`.weights.h5`; needs Keras) or for timm (`.safetensors`); a folder to
+        be, which becomes a workdir; or a program with the weights in it (`.stablehlo`, `.onnx`; see
+        `inference.export`).
       model: the network.
       variables: its variables.
       config: as `load_pretrained` and `load_checkpoint` give it.
@@ -41,7 +45,7 @@ def save_pretrained(
     set_network(config, model)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f'.partial-{target.name}')
-    _WRITERS[_kind(target)](partial, variables, config)
+    _WRITERS[_kind(target)](partial, model, variables, config)
     partial.rename(target)
 
 
@@ -57,7 +61,7 @@ def check_target(path: str | os.PathLike[str]) -> pathlib.Path:
     if _kind(target) not in _WRITERS:
         raise UserError(
             f'{target} is no name for weights: for Keras it ends in .weights.h5, for timm in '
-            '.safetensors; a folder has no ending'
+            '.safetensors, programs in .stablehlo or .onnx; a folder has no ending'
         )
     return target
 
@@ -68,14 +72,12 @@ def _kind(path: pathlib.Path) -> str:
 
 def differences(path: str | os.PathLike[str], model: nn.Module, config: ConfigDict) -> list[str]:
     """In what the other library's network computes something else than ours, in words."""
-    kind, found = _kind(pathlib.Path(path)), []
-    if not kind:
-        return []
-    theirs = {'.weights.h5': KERAS, '.safetensors': TIMM}[kind]
-    for option, (value, what) in _GRAPHS.get((theirs.name, config.model), {}).items():
-        if getattr(model, option) != value:
-            found.append(f"{theirs.name}'s network has {what} ({option}={value!r} here)")
-    return found
+    library = {'.weights.h5': 'keras', '.safetensors': 'timm'}.get(_kind(pathlib.Path(path)), '')
+    return [
+        f"{library}'s network has {what} (that is {option}={value!r} here)"
+        for option, (value, what) in _GRAPHS.get((library, config.model), {}).items()
+        if getattr(model, option) != value
+    ]
 
 
 # What other libraries' networks do, by our options; weights fit whatever they are.
@@ -105,7 +107,7 @@ def _theirs(library: Library, config: ConfigDict, variables: Any) -> Arrays:
     }
 
 
-def _save_timm(path: pathlib.Path, variables: Any, config: ConfigDict) -> None:
+def _save_timm(path: pathlib.Path, model: nn.Module, variables: Any, config: ConfigDict) -> None:
     arrays = _theirs(TIMM, config, variables)
     counters = {
         name.replace('running_mean', 'num_batches_tracked'): np.zeros((), np.int64)
@@ -124,7 +126,7 @@ APPLICATIONS = {
 RESNETS = {(3, 4, 6, 3): 'ResNet50', (3, 4, 23, 3): 'ResNet101', (3, 8, 36, 3): 'ResNet152'}
 
 
-def _save_keras(path: pathlib.Path, variables: Any, config: ConfigDict) -> None:
+def _save_keras(path: pathlib.Path, model: nn.Module, variables: Any, config: ConfigDict) -> None:
     """Fills Keras's own application and lets Keras write it."""
     arrays = _theirs(KERAS, config, variables)
     application = APPLICATIONS[config.model]
@@ -136,12 +138,12 @@ def _save_keras(path: pathlib.Path, variables: Any, config: ConfigDict) -> None:
     except ImportError:
         raise UserError("writing Keras's format needs Keras: pip install keras") from None
     size = config.image_size
-    model = getattr(keras.applications, application)(
+    theirs = getattr(keras.applications, application)(
         weights=None, classes=config.dataset.num_classes, input_shape=(size, size, 3)
     )
-    names = keras_names.ranked(layer.name for layer in model.layers if layer.weights)
+    names = keras_names.ranked(layer.name for layer in theirs.layers if layer.weights)
     problems = []
-    for layer in model.layers:
+    for layer in theirs.layers:
         for weight in layer.weights:
             role = _ROLES.get(weight.name, weight.name)
             value = arrays.pop(f'{names[layer.name]}/{role}', None)
@@ -155,7 +157,7 @@ def _save_keras(path: pathlib.Path, variables: Any, config: ConfigDict) -> None:
         raise UserError(
             f"the network is not Keras's {application}: they differ in {', '.join(problems[:5])}"
         )
-    model.save_weights(path)
+    theirs.save_weights(path)
 
 
 _ROLES = {
@@ -168,11 +170,11 @@ _ROLES = {
 }
 
 
-def _save_workdir(path: pathlib.Path, variables: Any, config: ConfigDict) -> None:
+def _save_workdir(path: pathlib.Path, model: nn.Module, variables: Any, config: ConfigDict) -> None:
     path.mkdir()
     config.ema_decay = 0.0
     state = TrainState(
-        step=np.int32(0),
+        step=jnp.zeros((), jnp.int32),
         params=variables['params'],
         batch_stats=variables.get('batch_stats', {}),
         opt_state=(),
@@ -185,4 +187,10 @@ def _save_workdir(path: pathlib.Path, variables: Any, config: ConfigDict) -> Non
     (path / 'config.json').write_text(reading.to_json(config))
 
 
-_WRITERS = {'.weights.h5': _save_keras, '.safetensors': _save_timm, '': _save_workdir}
+_WRITERS: dict[str, Callable[[pathlib.Path, nn.Module, Any, ConfigDict], None]] = {
+    '.weights.h5': _save_keras,
+    '.safetensors': _save_timm,
+    '': _save_workdir,
+    '.stablehlo': export.save_stablehlo,
+    '.onnx': export.save_onnx,
+}

@@ -4,7 +4,7 @@
   python -m xception_flax.convert /tmp/run xception.weights.h5           # for Keras (needs Keras)
   python -m xception_flax.convert /tmp/run xception.safetensors          # for timm
   python -m xception_flax.convert keras/xception /data/xception          # Keras's own, downloaded
-  python -m xception_flax.convert /tmp/run xception.onnx                 # a program: also .stablehlo
+  python -m xception_flax.convert /tmp/run xception.onnx           # a program; or .stablehlo
 
 SOURCE is a file (.h5, .weights.h5, .keras; .safetensors, .pth), a workdir (its newest checkpoint,
 averaged weights), a published name (python -m xception_flax.pretrained lists them), or

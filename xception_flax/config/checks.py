@@ -56,6 +56,7 @@ RANGES: dict[str, tuple[float, float]] = {
     'optimizer.epsilon': (0, 10),
     'optimizer.weight_decay': (0, 10),
     'optimizer.clip_norm': (0, 1e9),
+    'optimizer.layer_decay': (0.01, 1),
     'schedule.learning_rate': (0, 1e4),
     'schedule.decay_rate': (1e-9, 0.999999),
     'schedule.final': (0, 1),

@@ -39,6 +39,15 @@ def default() -> ConfigDict:
     for name in models.MODELS:
         c[name] = ConfigDict(models.options(name))
 
+    c.init = ConfigDict()  # what a run starts from, which is then its own
+    # A weights file of Keras or timm, or the workdir of a run; '' to draw all weights. The network
+    # has to be theirs. A classifier of another number of classes is drawn anew.
+    c.init.weights = ''
+    c.init.new_head = False  # draw the classifier anew also where the number of classes agrees
+    # What does not learn and normalises by its running statistics: 'trunk' (all but the classifier
+    # and its fully connected layers) or modules, 'entry_flow,middle_flow/block1'; '' for nothing.
+    c.frozen = ''
+
     c.dataset = ConfigDict()
     c.dataset.source = 'tfds'  # 'tfds', 'folder', 'digits', 'fashion_mnist', 'synthetic'
     c.dataset.name = ''  # tfds: 'imagenet2012', or with its config 'imagenet_v2/topimages'
@@ -79,6 +88,9 @@ def default() -> ConfigDict:
     c.optimizer.epsilon = 1e-8  # rmsprop (inside the root, as in TensorFlow), adamw, lamb
     c.optimizer.weight_decay = 0.0  # of kernels only; L2 in the loss for sgd and rmsprop
     c.optimizer.clip_norm = 0.0  # of the whole gradient; 0 for none
+    # The learning rate of each block, as a share of that of the block after it, from the classifier
+    # (all of the rate) back to the stem.
+    c.optimizer.layer_decay = 1.0
 
     c.schedule = ConfigDict()
     c.schedule.name = 'exponential'  # 'constant', 'exponential', 'cosine'

@@ -34,7 +34,8 @@ def load_pretrained(
         timm (`.safetensors`, `.pth`), a run's workdir, or a name of `known.KNOWN`, such as
         'keras/xception'. NAME=PATH says what a file is whose name does not tell.
       model: the network to load them into; None for the one that computes what theirs does.
-      new_head: whether the classifier is drawn anew, and not loaded.
+      new_head: whether the classifier is drawn anew, and not loaded. If the weights come without
+        one, and there is no model to say of how many classes, it is of 1000.
 
     Returns:
       The model, its variables for `model.apply`, and a config for it, with the size, crop and
@@ -57,6 +58,8 @@ def load_pretrained(
         config = _config(found, library, arrays, published)
     if model is not None:
         set_network(config, model)
+    elif config.dataset.num_classes is None and new_head:
+        config.dataset.num_classes = 1000
     elif config.dataset.num_classes is None:
         raise UserError(
             f'{found} has no classifier: say of how many classes it shall be, by '

@@ -17,10 +17,10 @@ from xception_flax.runtime import hosts
 from xception_flax.runtime.errors import UserError
 
 # Settings that a checkpoint is bound to, besides the network's own section: with other values its
-# arrays would not fit, or examples would be seen twice or never.
+# arrays would not fit or be of another origin, or examples would be seen twice or never.
 BOUND = (
-    'model', 'seed', 'optimizer.name', 'dataset.source', 'dataset.name', 'dataset.version',
-    'dataset.train_split', 'dataset.num_classes',
+    'model', 'seed', 'init.weights', 'init.new_head', 'frozen', 'optimizer.name', 'dataset.source',
+    'dataset.name', 'dataset.version', 'dataset.train_split', 'dataset.num_classes',
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from xception_flax.runtime.checkpoints import Checkpoint, Checkpoints
 from xception_flax.runtime.errors import UserError
 from xception_flax.runtime.progress import Progress, duration
 from xception_flax.runtime.stopping import Stopped, StopSignals
+from xception_flax.training import transfer
 from xception_flax.training.evaluation import evaluate
 from xception_flax.training.recorder import Recorder
 from xception_flax.training.setup import Run, set_up
@@ -132,9 +133,12 @@ class _Training:
             )
         for line in changed:
             self.progress.say(f'changed since the last start: {line}')
-        workdirs.write_settings(self.workdir, run.config, class_names)
         self.saved = None if saved is None else int(saved.state.step)
-        saved = saved or Checkpoint(run.init())
+        if saved is None:
+            state, origin = run.init()
+            self.progress.say(origin)
+            saved = Checkpoint(state)
+        workdirs.write_settings(self.workdir, run.config, class_names)
         self.state, self.position = saved.state, saved.position
         self.skipped, self.skipped_in_row = saved.skipped, saved.skipped_in_row
         self.progress.seconds = saved.seconds
@@ -266,11 +270,15 @@ class _Profile:
 def _introduce(run: Run, progress: Progress) -> None:
     """Says what is about to be trained, on what."""
     config, dataset = run.config, run.config.dataset
-    parameters = sum(x.size for x in jax.tree.leaves(run.abstract_state.params))
+    learning, frozen = (
+        sum(x.size for x in jax.tree.leaves(part))
+        for part in transfer.split(run.abstract_state.params, run.frozen)
+    )
     epochs = run.durations.total * config.batch_size / len(run.train_source)
     progress.say(
-        f'{run.title}: {parameters:,} trainable parameters, pictures of '
-        f'{config.image_size}x{config.image_size}, {config.dtype}\n'
+        f'{run.title}: {learning:,} trainable parameters'
+        + (f' ({frozen:,} frozen)' if frozen else '')
+        + f', pictures of {config.image_size}x{config.image_size}, {config.dtype}\n'
         f'{len(run.train_source):,} {dataset.train_split} and '
         f'{len(run.eval_source):,} {dataset.eval_split} examples, {dataset.num_classes} classes\n'
         f'{run.durations.total:,} steps of {config.batch_size}, {epochs:.1f} epochs, on '

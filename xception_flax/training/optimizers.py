@@ -1,6 +1,6 @@
 """Optimizers and learning-rate schedules by name, made of optax's parts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -8,6 +8,7 @@ import optax
 from ml_collections import ConfigDict
 
 from xception_flax.config.durations import Durations
+from xception_flax.training import transfer
 
 
 def decayed(params: Any) -> Any:
@@ -85,11 +86,21 @@ def make_schedule(config: ConfigDict, durations: Durations) -> optax.Schedule:
     return optax.join_schedules([warmup, schedule], [durations.warmup])
 
 
-def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+def make_optimizer(
+    config: ConfigDict, schedule: optax.Schedule, multipliers: Mapping[str, float] | None = None
+) -> optax.GradientTransformation:
     """The optimizer by name; the gradient's norm is clipped first, before L2 is added.
 
-    Its state does not depend on whether there is clipping, so that a run can begin to clip.
+    Its state does not depend on clipping and multipliers, so that a run can begin to have them.
+
+    Args:
+      config: the run's config.
+      schedule: the learning rate by step.
+      multipliers: of each block's learning rate; see `transfer.layer_multipliers`.
     """
     limit = config.optimizer.clip_norm
     clip = optax.clip_by_global_norm(limit) if limit else optax.identity()
-    return optax.chain(clip, OPTIMIZERS[config.optimizer.name](config.optimizer, schedule))
+    optimizer = OPTIMIZERS[config.optimizer.name](config.optimizer, schedule)
+    # Updates are linear in the learning rate, momentum included.
+    by_layer = transfer.scale_by_layer(multipliers) if multipliers else optax.identity()
+    return optax.chain(clip, optimizer, by_layer)

@@ -36,7 +36,8 @@ class Recorder:
             if kind == weights[-1] and all((step, w) in found for w in weights)
         }
         self._writer: writers.MetricWriter | None = None
-        self._peak = flops.peak(run.mesh.devices.flat[0])
+        # With frozen parts there is less work, and how much less is not known.
+        self._peak = None if run.frozen else flops.peak(run.mesh.devices.flat[0])
         self._work = flops.training_flops(run.model, run.config.image_size) if self._peak else 0.0
 
     def start(self, step: int) -> None:

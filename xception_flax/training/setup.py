@@ -15,8 +15,9 @@ from xception_flax.config.checks import build_model, check_values
 from xception_flax.data import sources
 from xception_flax.runtime import hosts
 from xception_flax.runtime import mesh as meshes
+from xception_flax.runtime.checkpoints import checksums
 from xception_flax.runtime.errors import UserError
-from xception_flax.training import evaluation
+from xception_flax.training import evaluation, transfer
 from xception_flax.training.optimizers import make_optimizer, make_schedule
 from xception_flax.training.state import TrainState, create_state
 from xception_flax.training.step import make_train_step
@@ -34,7 +35,8 @@ class Run:
       mesh: all devices.
       model: the network.
       abstract_state: shapes, types and shardings of the state.
-      init: draws the initial state.
+      frozen: paths of the modules that do not learn.
+      init: draws the initial state, or reads weights to start from; says which in words.
       train_step: `(state, batch) -> (state, metrics)`; the state that it is given is used up.
       eval_step: `(variables, batch) -> sums`.
       title: what is trained on what, in words.
@@ -47,7 +49,8 @@ class Run:
     mesh: Mesh
     model: nn.Module
     abstract_state: TrainState
-    init: Callable[[], TrainState]
+    frozen: tuple[str, ...]
+    init: Callable[[], tuple[TrainState, str]]
     train_step: Callable
     eval_step: Callable
     title: str
@@ -71,7 +74,7 @@ def set_up(config: ConfigDict) -> Run:
     mesh = meshes.make_mesh()
     # Every host reads the same examples in the same order; their folders may differ.
     common = config.copy_and_resolve_references()
-    common.dataset.data_dir = ''
+    common.dataset.data_dir = common.init.weights = ''
     data = (len(train_source), len(eval_source), list(train_source.class_names))
     hosts.check_same(f'{reading.to_json(common)} {data}', 'settings or data')
     durations = configs.check(config, len(train_source), train_source.num_classes, mesh.size)
@@ -81,12 +84,27 @@ def set_up(config: ConfigDict) -> Run:
     dataset = config.dataset
     model = build_model(config, train_source.num_classes)
     schedule = make_schedule(config, durations)
-    optimizer = make_optimizer(config, schedule)
+    frozen = transfer.frozen_modules(config, model) if config.frozen else ()
+    layerwise = config.optimizer.layer_decay < 1
+    multipliers = transfer.layer_multipliers(config, model) if layerwise else None
+    optimizer = make_optimizer(config, schedule, multipliers)
     everywhere, split = meshes.replicated(mesh), meshes.split(mesh)
     create = functools.partial(
-        create_state, model, optimizer, config.image_size, bool(config.ema_decay)
+        create_state, model, optimizer, config.image_size, bool(config.ema_decay), frozen=frozen
     )
     rng = jax.random.key(config.seed)
+    abstract_state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+        jax.eval_shape(create, rng),
+    )
+
+    def init() -> tuple[TrainState, str]:
+        loaded, origin = None, 'starting from random weights'
+        if config.init.weights:
+            loaded, origin = transfer.load(config, abstract_state.variables('live'))
+            hosts.check_same(str(checksums(loaded)), 'initial weights')
+        return jax.jit(create, out_shardings=everywhere)(rng, loaded=loaded), origin
+
     return Run(
         config=config,
         durations=durations,
@@ -94,13 +112,11 @@ def set_up(config: ConfigDict) -> Run:
         eval_source=eval_source,
         mesh=mesh,
         model=model,
-        abstract_state=jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-            jax.eval_shape(create, rng),
-        ),
-        init=lambda: jax.jit(create, out_shardings=everywhere)(rng),
+        abstract_state=abstract_state,
+        frozen=frozen,
+        init=init,
         train_step=jax.jit(
-            make_train_step(model, optimizer, schedule, config),
+            make_train_step(model, optimizer, schedule, config, frozen),
             in_shardings=(everywhere, split),
             out_shardings=everywhere,
             donate_argnums=0,

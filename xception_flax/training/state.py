@@ -1,5 +1,6 @@
 """All that a training step reads and writes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -7,6 +8,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+
+from xception_flax.training import transfer
 
 Tree = Any
 
@@ -19,7 +22,7 @@ class TrainState:
       step: number of updates so far, int32.
       params: parameters, float32 (float64 in a run of that type).
       batch_stats: running statistics of batch norm, of the same type.
-      opt_state: the optimizer's.
+      opt_state: the optimizer's, of the parameters that learn.
       ema: moving averages {'params', 'batch_stats'}, or None when averaging is off.
       rng: key from which each step derives its own.
     """
@@ -50,16 +53,29 @@ def create_state(
     image_size: int,
     averaged: bool,
     rng: jax.Array,
+    loaded: dict[str, Tree] | None = None,
+    frozen: Sequence[str] = (),
 ) -> TrainState:
-    """Draws the initial state; trace it with `jax.eval_shape` to learn its shapes at no cost."""
+    """Draws the initial state; trace it with `jax.eval_shape` to learn its shapes at no cost.
+
+    Args:
+      model: the network.
+      optimizer: the optimizer.
+      image_size: side of the pictures, in pixels.
+      averaged: whether there are moving averages.
+      rng: key to draw from.
+      loaded: variables to start from, with None for those that are to be drawn.
+      frozen: paths of the modules that do not learn.
+    """
     init_rng, rng = jax.random.split(rng)
     variables = model.init(init_rng, jnp.zeros((1, image_size, image_size, 3)), train=False)
-    params, batch_stats = variables['params'], variables.get('batch_stats', {})
+    start = {'params': variables['params'], 'batch_stats': variables.get('batch_stats', {})}
+    start = start if loaded is None else transfer.join(loaded, start)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=optimizer.init(params),
-        ema={'params': params, 'batch_stats': batch_stats} if averaged else None,
+        params=start['params'],
+        batch_stats=start['batch_stats'],
+        opt_state=optimizer.init(transfer.split(start['params'], frozen)[0]),
+        ema=dict(start) if averaged else None,
         rng=jax.random.key_data(rng),
     )

@@ -1,7 +1,7 @@
 """One training step and one evaluation step: pure functions of state and batch."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +11,7 @@ import optax
 from ml_collections import ConfigDict
 
 from xception_flax.data.scaling import scale
-from xception_flax.training import losses, metrics
+from xception_flax.training import losses, metrics, transfer
 from xception_flax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -30,6 +30,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     config: ConfigDict,
+    frozen: Sequence[str] = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Makes the function that does one update.
 
@@ -42,10 +43,13 @@ def make_train_step(
     their mean, and the running statistics move once, towards the mean of theirs. It is the step of
     one batch whose batch norm groups are the micro-batches, but that each draws its own dropout and
     mixup.
+
+    Gradient, clipping and optimizer are of the parameters that learn; those of the modules in
+    `frozen`, and their running statistics, by which they normalise, stay as they are.
     """
     loss_of_pictures = losses.LOSSES[config.loss]
 
-    def forward(params: Any, batch_stats: Any, batch: Batch, rng: jax.Array):
+    def forward(params: Any, state: TrainState, batch: Batch, rng: jax.Array):
         mix_rng, dropout_rng = jax.random.split(rng)
         pictures = scale(batch['image'], config.preprocessing)
         targets = as_targets(batch['label'], model.num_classes)
@@ -55,14 +59,19 @@ def make_train_step(
             share = jnp.maximum(share, 1 - share)  # the label's own picture is the larger part
             pictures = share * pictures + (1 - share) * jnp.roll(pictures, 1, 0)
             targets = share * targets + (1 - share) * jnp.roll(targets, 1, 0)
+        variables = {
+            'params': transfer.join(params, state.params),
+            'batch_stats': state.batch_stats,
+        }
         logits: Any
-        logits, updates = model.apply(
-            {'params': params, 'batch_stats': batch_stats},
-            pictures,
-            train=True,
-            mutable=['batch_stats', 'auxiliary'],
-            rngs={'dropout': dropout_rng},
-        )
+        with transfer.frozen_batch_norm(frozen):
+            logits, updates = model.apply(
+                variables,
+                pictures,
+                train=True,
+                mutable=['batch_stats', 'auxiliary'],
+                rngs={'dropout': dropout_rng},
+            )
         loss = loss_of_pictures(logits, targets).mean()
         top1 = metrics.in_top(logits, batch['label'], 1).mean()
         auxiliary = [
@@ -70,12 +79,12 @@ def make_train_step(
             for more in jax.tree.leaves(updates.get('auxiliary', {}))
         ]
         total = loss + config.auxiliary_weight * sum(auxiliary)
-        return total, (updates.get('batch_stats', {}), {'loss': loss, 'top1': top1})
+        batch_stats, _ = transfer.split(updates.get('batch_stats', {}), frozen)
+        return total, (batch_stats, {'loss': loss, 'top1': top1})
 
     def gradients(state: TrainState, batch: Batch, rng: jax.Array):
-        grads, (batch_stats, scalars) = jax.grad(forward, has_aux=True)(
-            state.params, state.batch_stats, batch, rng
-        )
+        params, _ = transfer.split(state.params, frozen)
+        grads, (batch_stats, scalars) = jax.grad(forward, has_aux=True)(params, state, batch, rng)
         return grads, batch_stats, scalars
 
     def accumulated_gradients(state: TrainState, batch: Batch, rng: jax.Array):
@@ -99,14 +108,17 @@ def make_train_step(
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
         compute = accumulated_gradients if config.accumulation > 1 else gradients
         grads, batch_stats, scalars = compute(state, batch, rng)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params, _ = transfer.split(state.params, frozen)
+        updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        params = transfer.join(optax.apply_updates(params, updates), state.params)
+        batch_stats = transfer.join(batch_stats, state.batch_stats)
         new = {'params': params, 'batch_stats': batch_stats}
         ema = None
         if state.ema is not None:
             # Early averages forget faster, as TensorFlow's ExponentialMovingAverage(num_updates).
             decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
-            ema = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.ema, new)
+            # In this form what is frozen stays the same to the bit.
+            ema = jax.tree.map(lambda a, b: a + (1 - decay) * (b - a), state.ema, new)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(scalars['loss'] + norm + optax.tree.norm(params))
         scalars |= {

@@ -1,0 +1,50 @@
+"""Fine-tuning: from the weights of one task onto another, by default your own pictures.
+
+    python -m xception_flax.main --config=configs/finetune.py --workdir=/tmp/flowers \
+        --config.init.weights=xception.weights.h5 --config.dataset.data_dir=flowers
+
+    flowers/train/rose/1.jpg ...   flowers/val/rose/7.jpg ...
+
+The weights are a file of Keras or timm, or the workdir of a run. The network is the config's: where
+it is not that of the weights, the first line says what to give. The classifier is new; for the same
+classes as before, keep it by `--config.init.new_head=False`. Instead of a folder, a TFDS set:
+
+    --config.dataset.source=tfds --config.dataset.name=tf_flowers \
+        --config.dataset.train_split='train[:80%]' --config.dataset.eval_split='train[80%:]'
+
+How much learns:
+
+    --config.frozen=trunk                    the classifier alone (linear probe)
+    --config.frozen=entry_flow,middle_flow   the exit flow and the classifier
+    --config.optimizer.layer_decay=0.8       everything, the less the further from the classifier
+
+First a probe and then everything is two runs, the second starting from the first:
+`--config.init.weights=/tmp/probe --config.init.new_head=False`.
+
+Measured on small pictures: experiments/finetune/.
+"""
+
+from xception_flax import config as configs
+
+
+def get_config():
+    c = configs.default()
+    c.init.new_head = True
+    c.dataset.source = 'folder'
+    c.dataset.eval_split = 'val'
+    c.batch_size = 32
+    c.total_epochs = 20.0
+    c.eval_epochs = 2.0
+    c.log_steps = 10
+
+    c.augment.area = (0.25, 1.0)
+
+    c.optimizer.name = 'sgd'
+    c.optimizer.nesterov = True
+    c.optimizer.weight_decay = 1e-4
+    c.optimizer.clip_norm = 1.0
+    c.schedule.name = 'cosine'
+    c.schedule.learning_rate = 0.01
+    c.schedule.warmup_percent = 10.0
+    c.ema_decay = 0.99
+    return c

@@ -56,7 +56,7 @@ def save_onnx(path: pathlib.Path, model: nn.Module, variables: Any, config: Conf
         import onnx
         import onnxruntime
     except ImportError:
-        raise UserError("writing ONNX needs jax2onnx: pip install -e '.[onnx]'") from None
+        raise UserError('writing ONNX needs jax2onnx: see Export in README.md') from None
     program, pictures = _program(model, variables, config)
     with ops.plain():  # ONNX has no choice by platform
         proto = jax2onnx.to_onnx(

@@ -1,3 +1,6 @@
+import importlib
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -21,3 +24,15 @@ def test_import_alone_loads_no_heavy_library():
     )
     for library in ('jax', 'flax', 'numpy', 'tensorflow', 'cv2'):
         assert f"'{library}'" not in loaded.stdout
+
+
+def test_a_program_never_takes_the_place_of_the_function_of_its_name():
+    """Importing xception_flax/predict.py would: it becomes the package's attribute `predict`."""
+    package = pathlib.Path(xception_flax.__file__).parent
+    names = {file.stem for file in package.glob('*.py')} & set(xception_flax.__all__)
+    assert names == {'predict'}
+    importing = re.compile(rf'(import|from) xception_flax\.({"|".join(names)})\b')
+    for folder in (package, package.parent / 'tests', package.parent / 'configs'):
+        for file in folder.rglob('*.py'):
+            assert not importing.search(file.read_text(encoding='utf-8')), file
+    assert xception_flax.predict is importlib.import_module('xception_flax.inference').predict

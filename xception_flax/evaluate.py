@@ -1,10 +1,14 @@
-"""Measures a checkpoint on its evaluation split, or on another data set.
+"""Measures a checkpoint, or weights of Keras or timm, on an evaluation split.
 
   python -m xception_flax.evaluate --workdir=/tmp/digits
   python -m xception_flax.evaluate --workdir=/tmp/digits --step=113
+  python -m xception_flax.evaluate --weights=xception.weights.h5 --config=configs/imagenet.py \
+      --config.dataset.data_dir=/data
 
 The settings are the run's own. With `--config=FILE` (and `--config.SETTING=VALUE`) the data, the
-picture size and the crop are that config's; the network stays the run's.
+picture size and the crop are that config's; the network stays the run's. Weights (whatever
+xception_flax.convert reads) bring their own size, crop and preprocessing, and the config the data:
+ImageNet, if there is none.
 """
 
 import pathlib
@@ -15,13 +19,21 @@ from xception_flax.runtime import program
 from xception_flax.runtime.errors import UserError
 
 flags.adopt_module_key_flags(program)
+flags.DEFINE_string('weights', None, 'Weights to measure, in place of --workdir.')
 flags.DEFINE_integer('step', None, 'Which checkpoint; the newest by default.')
+
+PICTURES = ('image_size', 'crop_fraction', 'interpolation', 'preprocessing')
 
 
 def main() -> None:
     """Evaluates by the flags."""
     values = flags.FLAGS
-    evaluate(pathlib.Path(values.workdir), values.step, values.config)
+    if bool(values.weights) == bool(values.workdir):
+        raise UserError('give either --workdir=DIR or --weights=FILE')
+    if values.weights:
+        evaluate_weights(values.weights, values.config)
+    else:
+        evaluate(pathlib.Path(values.workdir), values.step, values.config)
 
 
 def evaluate(workdir: pathlib.Path, step: int | None, config) -> dict[str, dict[str, float]]:
@@ -41,19 +53,37 @@ def evaluate(workdir: pathlib.Path, step: int | None, config) -> dict[str, dict[
     import jax  # after the flags: their mistakes are told at once
 
     from xception_flax.config import reading
+    from xception_flax.runtime.checkpoints import load_all_weights
+
+    dtype = reading.from_json(workdir / 'config.json').dtype
+    jax.config.update('jax_enable_x64', dtype == 'float64')
+    model, variables, trained = load_all_weights(workdir, step)
+    config = trained if config is None else config
+    config.preprocessing = trained.preprocessing
+    return _measure(model, variables, trained, config)
+
+
+def evaluate_weights(weights: str, config) -> dict[str, dict[str, float]]:
+    """Like `evaluate`, of what `load_pretrained` reads; only the data is the config's."""
+    from xception_flax.pretrained import load_pretrained
+
+    model, variables, loaded = load_pretrained(weights)
+    config = loaded if config is None else config
+    for setting in PICTURES:
+        config[setting] = loaded[setting]
+    return _measure(model, {'loaded': variables}, loaded, config)
+
+
+def _measure(model, variables, trained, config) -> dict[str, dict[str, float]]:
+    import jax
+
     from xception_flax.config.checks import check_batch, check_values
     from xception_flax.data import sources
     from xception_flax.data.reader import Reader
     from xception_flax.runtime import mesh as meshes
-    from xception_flax.runtime.checkpoints import load_all_weights
     from xception_flax.runtime.progress import Progress, results_line
     from xception_flax.training import evaluation
 
-    trained = reading.from_json(workdir / 'config.json')
-    jax.config.update('jax_enable_x64', trained.dtype == 'float64')
-    model, variables, trained = load_all_weights(workdir, step)
-    if config is None:
-        config = trained
     config.model = trained.model
     config[trained.model] = trained[trained.model]
     check_values(config)
@@ -78,4 +108,4 @@ def evaluate(workdir: pathlib.Path, step: int | None, config) -> dict[str, dict[
 
 
 if __name__ == '__main__':
-    program.run(main, needs=('workdir',))
+    program.run(main)

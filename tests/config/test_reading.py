@@ -22,7 +22,7 @@ def get_config():
 def parse(tmp_path, monkeypatch):
     """Parses a command line for a config file with one more line in it."""
 
-    def run(*args, line='pass'):
+    def run(*args, line='pass', arguments=''):
         path = tmp_path / 'some.py'
         path.write_text(FILE.format(line=line))
         values = flags.FlagValues()
@@ -30,8 +30,8 @@ def parse(tmp_path, monkeypatch):
         argv = ['main', f'--config={path}', *args]
         monkeypatch.setattr('sys.argv', argv)
         reading.config_flags.DEFINE_config_file('config', None, 'a config', flag_values=values)
-        reading.parse_flags(argv)
-        return values.config
+        rest = reading.parse_flags(argv, arguments)
+        return rest[1:] if arguments else values.config
 
     return run
 
@@ -77,6 +77,27 @@ def test_mistakes_on_the_command_line_end_in_one_line(parse, args, says):
     assert says in caught.value.code
     assert caught.value.code.startswith('error: ')
     assert '\n' not in caught.value.code
+
+
+def test_arguments_stand_anywhere_among_the_flags(parse):
+    assert parse('a', '--config.batch_size=2', 'b', arguments='SOURCE TARGET') == ['a', 'b']
+    for given in (['a'], ['a', 'b', 'c']):
+        assert parse(*given, arguments='PICTURE...') == given
+        assert parse('x', *given, arguments='NAME PICTURE...') == ['x', *given]
+
+
+@pytest.mark.parametrize(
+    ('args', 'arguments', 'says'),
+    [
+        ([], 'PICTURE...', 'PICTURE is missing; see --help'),
+        (['a'], 'SOURCE TARGET', 'TARGET is missing; see --help'),
+        (['a', 'b', 'c'], 'SOURCE TARGET', "'c' is not understood; see --help"),
+    ],
+)
+def test_too_few_and_too_many_arguments_are_told(parse, args, arguments, says):
+    with pytest.raises(SystemExit) as caught:
+        parse(*args, arguments=arguments)
+    assert caught.value.code == f'error: {says}'
 
 
 @pytest.mark.parametrize(

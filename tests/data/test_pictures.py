@@ -158,3 +158,18 @@ def test_the_same_generator_gives_the_same_picture(config):
         pictures.for_training(source, config, np.random.default_rng(7)) for _ in range(2)
     )
     np.testing.assert_array_equal(once, again)
+
+
+@pytest.mark.parametrize('shape', [(40, 80), (80, 40), (33, 33), (5, 7)])
+def test_ten_crops_are_centre_corners_and_their_mirror_images(config, shape):
+    config.crop_fraction = 0.5
+    picture = smooth_picture(*shape)
+    crops = pictures.ten_crops(picture, config)
+    assert crops.shape == (10, 20, 20, 3)
+    np.testing.assert_array_equal(crops[0], pictures.for_evaluation(picture, config))
+    np.testing.assert_array_equal(crops[5:], crops[:5, :, ::-1])
+    scale = 40 / min(shape)
+    size = round(shape[1] * scale), round(shape[0] * scale)
+    whole = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
+    corners = [whole[:20, :20], whole[:20, -20:], whole[-20:, :20], whole[-20:, -20:]]
+    np.testing.assert_array_equal(crops[1:5], corners)

@@ -8,11 +8,11 @@ import functools
 
 import jax
 import keras
-import keras_graphs
 import keras_weights
 import numpy as np
 import pytest
 
+import xception_flax
 from xception_flax import create_model
 
 CLASSES = 100
@@ -30,16 +30,28 @@ APPLICATIONS = {
 
 @functools.cache
 def networks(name, size):
-    """Our model, its variables, and the Keras model with the outputs of its blocks."""
+    """Our model, the Keras model, and the Keras model with the outputs of its blocks."""
     keras.utils.set_random_seed(0)
     theirs = APPLICATIONS[name](
         weights=None, classes=CLASSES, input_shape=(size, size, 3), classifier_activation=None
     )
-    keras_graphs.randomise(theirs, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    for layer in theirs.layers:
+        for weight in layer.weights:
+            if weight.name in ('bias', 'beta', 'moving_mean'):
+                weight.assign(rng.normal(0, 0.1, weight.shape))
+            elif weight.name in ('gamma', 'moving_variance'):
+                weight.assign(rng.uniform(0.5, 1.5, weight.shape))
     ours = create_model(name, CLASSES, dropout=0.0, dtype='float64')
     outputs = [theirs.get_layer(block).output for block in BLOCKS[name]]
-    blocks = keras.Model(theirs.input, [*outputs, theirs.output])
-    return ours, keras_graphs.from_keras(ours, theirs, size), theirs, blocks
+    return ours, theirs, keras.Model(theirs.input, [*outputs, theirs.output])
+
+
+def our_variables(ours, theirs, folder):
+    """The Keras model's weights by way of a file."""
+    file = folder / f'{len(list(folder.iterdir()))}.weights.h5'
+    theirs.save_weights(file)
+    return xception_flax.load_pretrained(file, ours)[1]
 
 
 def our_blocks(name, seen):
@@ -57,9 +69,7 @@ def our_blocks(name, seen):
         return [output(f'stage{s}_block{b}') for s, b in ((1, 3), (2, 8), (3, 36), (4, 3))]
     last = [f'block{i}_conv{n}' for i, n in enumerate((2, 2, 3, 3, 3), start=1)]
     return [
-        np.maximum(x, 0)
-        .reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1)
-        .max((2, 4))
+        np.maximum(x, 0).reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).max((2, 4))
         for x in (output(path) for path in last)
     ]
 
@@ -68,8 +78,9 @@ def our_blocks(name, seen):
 @pytest.mark.parametrize(
     ('name', 'size'), [('inception_v3', 139), ('vgg16', 64), ('resnet152', 64)]
 )
-def test_every_block_and_the_logits_agree(name, size, train, float64):
-    ours, variables, theirs, blocks = networks(name, size)
+def test_every_block_and_the_logits_agree(name, size, train, float64, tmp_path):
+    ours, theirs, blocks = networks(name, size)
+    variables = our_variables(ours, theirs, tmp_path)
     x = np.random.default_rng(1).uniform(-1, 1, (2, size, size, 3))
     trainable = [v.value for v in blocks.trainable_variables]
     stats = [v.value for v in blocks.non_trainable_variables]
@@ -94,7 +105,7 @@ def test_every_block_and_the_logits_agree(name, size, train, float64):
     if train and name != 'vgg16':
         for variable, value in zip(blocks.non_trainable_variables, new_stats, strict=True):
             variable.assign(value)
-        expected_stats = keras_graphs.from_keras(ours, theirs, size)['batch_stats']
+        expected_stats = our_variables(ours, theirs, tmp_path)['batch_stats']
         for variable, value in zip(blocks.non_trainable_variables, stats, strict=True):
             variable.assign(value)
         assert keras_weights.difference(state['batch_stats'], variables['batch_stats']) > 1e-3

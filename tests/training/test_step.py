@@ -9,11 +9,12 @@ import optax
 import pytest
 
 from xception_flax import config as configs
+from xception_flax.data.scaling import scale
 from xception_flax.models import layers
 from xception_flax.runtime import mesh as meshes
 from xception_flax.training import losses
 from xception_flax.training.state import create_state
-from xception_flax.training.step import make_eval_step, make_train_step, normalise
+from xception_flax.training.step import make_eval_step, make_train_step
 
 BATCH = 8
 RNG = np.random.default_rng(0)
@@ -88,18 +89,13 @@ def assert_close(ours, theirs, tolerance=2e-5):
         )
 
 
-def test_pictures_are_scaled_to_minus_one_and_one():
-    pixels = jnp.array([[0, 127, 128, 255]], jnp.uint8)
-    np.testing.assert_allclose(normalise(pixels), [[-1, -1 / 255, 1 / 255, 1]], atol=1e-7)
-
-
 def test_a_step_is_gradient_descent_on_the_loss():
     c = config()
     model, before = build_model(c), initial(c)
 
     def loss(params):
         variables = {'params': params, 'batch_stats': before.batch_stats}
-        logits, _ = model.apply(variables, normalise(IMAGES), train=True, mutable=['batch_stats'])
+        logits, _ = model.apply(variables, scale(IMAGES, 'tf'), train=True, mutable=['batch_stats'])
         return losses.softmax(logits, jax.nn.one_hot(LABELS, 4)).mean()
 
     value, grads = jax.jit(jax.value_and_grad(loss))(before.params)
@@ -187,7 +183,7 @@ def test_pictures_of_several_classes_train_and_evaluate():
         float(step(state, {'image': IMAGES, 'label': LABELS})[1]['loss']), rel=1e-6
     )
     variables = state.variables('live')
-    logits = np.asarray(build_model(c).apply(variables, normalise(IMAGES), train=False))
+    logits = np.asarray(build_model(c).apply(variables, scale(IMAGES, 'tf'), train=False))
     sums = jax.jit(make_eval_step(build_model(c), c))(
         variables, {'image': IMAGES, 'label': rows, 'mask': np.ones(BATCH, np.float32)}
     )
@@ -213,7 +209,7 @@ def test_mixup_mixes_neighbours_and_their_labels():
     mix_rng, _ = jax.random.split(rng)
     share = jax.random.beta(mix_rng, 1.0, 1.0)
     share = float(max(share, 1 - share))
-    mixed = share * normalise(IMAGES) + (1 - share) * normalise(IMAGES)[np.arange(BATCH) - 1]
+    mixed = share * scale(IMAGES, 'tf') + (1 - share) * scale(IMAGES, 'tf')[np.arange(BATCH) - 1]
     targets = jax.nn.one_hot(LABELS, 4)
     targets = share * targets + (1 - share) * targets[np.arange(BATCH) - 1]
     variables = {'params': before.params, 'batch_stats': before.batch_stats}
@@ -230,7 +226,7 @@ def test_evaluation_sums_over_what_the_mask_lets_through():
     mask = np.array([1, 1, 0, 1, 0, 1, 1, 0], np.float32)
     images = IMAGES.copy()
     sums = step(variables, {'image': images, 'label': LABELS, 'mask': mask})
-    logits = model.apply(variables, normalise(IMAGES), train=False)
+    logits = model.apply(variables, scale(IMAGES, 'tf'), train=False)
     chosen = mask > 0
     assert sums['examples'] == 5
     assert sums['top1'] == (np.argmax(logits, 1) == LABELS)[chosen].sum()
@@ -275,7 +271,7 @@ def test_an_auxiliary_classifier_adds_its_share_to_the_gradient_but_not_to_the_l
     assert not np.any(without['aux']['kernel'])
 
     def aux_loss(params):
-        logits = Two().apply({'params': params}, normalise(IMAGES), True, mutable='auxiliary')
+        logits = Two().apply({'params': params}, scale(IMAGES, 'tf'), True, mutable='auxiliary')
         (more,) = jax.tree.leaves(logits[1])
         return losses.softmax(more, jax.nn.one_hot(LABELS, 4)).mean()
 

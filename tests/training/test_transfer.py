@@ -11,12 +11,13 @@ from flax.traverse_util import flatten_dict
 from xception_flax import config as configs
 from xception_flax import pretrained
 from xception_flax.config.checks import build_model
+from xception_flax.data.scaling import scale
 from xception_flax.models import layers
 from xception_flax.runtime.errors import UserError
 from xception_flax.training import losses, transfer
 from xception_flax.training.optimizers import OPTIMIZERS, make_optimizer
 from xception_flax.training.state import create_state
-from xception_flax.training.step import make_train_step, normalise
+from xception_flax.training.step import make_train_step
 
 BATCH = 6
 RNG = np.random.default_rng(0)
@@ -108,7 +109,8 @@ def test_what_is_frozen_stays_the_same_to_the_bit_and_the_rest_learns(name):
 
 
 def loss_of(model, variables, train):
-    logits = model.apply(variables, normalise(PICTURES['image']), train, mutable=['batch_stats'])[0]
+    pictures = scale(PICTURES['image'], 'tf')
+    logits, _ = model.apply(variables, pictures, train, mutable=['batch_stats'])
     return losses.softmax(logits, jax.nn.one_hot(PICTURES['label'], 4)).mean()
 
 
@@ -142,7 +144,7 @@ def test_beside_a_frozen_module_batch_norm_still_normalises_by_the_batch():
     before, after, metrics = walk(config(), ('entry_flow/conv1',), optimizer=optax.sgd(RATE))
     params, stats = before.params, before.batch_stats
     first = {'params': params['entry_flow']['conv1'], 'batch_stats': stats['entry_flow']['conv1']}
-    x = layers.ConvBN(8, strides=2).apply(first, normalise(PICTURES['image']), False)
+    x = layers.ConvBN(8, strides=2).apply(first, scale(PICTURES['image'], 'tf'), False)
     inner = {**params['entry_flow'], **params}
     rest = {name: inner[name] for name in ('conv2', 'fc1', 'logits')}
 
@@ -331,7 +333,11 @@ def test_a_state_starts_from_the_weights_the_statistics_and_their_averages(weigh
 @pytest.mark.parametrize(
     ('settings', 'says'),
     [
-        ({'model': 'resnet152', 'image_size': 32}, r'another .* give --config.model=xception$'),
+        (
+            {'model': 'resnet152', 'image_size': 32},
+            r'another network .* --config.model=xception$',
+        ),
+        ({'preprocessing': 'torch'}, r'give --config.preprocessing=tf$'),
         ({'xception__stem': 'imagenet', 'image_size': 71}, r'give --config.xception.stem=small$'),
         (
             {'xception__width': 0.25, 'xception__residual': False},

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from xception_flax import models
 from xception_flax.config.durations import Durations
+from xception_flax.data import scaling
 from xception_flax.data.pictures import CROPS, INTERPOLATIONS
 from xception_flax.data.sources import SOURCES
 from xception_flax.runtime.errors import UserError, nearest
@@ -21,6 +22,7 @@ CHOICES: dict[str, Collection[str]] = {
     'dataset.source': SOURCES,
     'augment.crop': CROPS,
     'interpolation': INTERPOLATIONS,
+    'preprocessing': scaling.MODES,
     'loss': LOSSES,
     'nonfinite': ('stop', 'skip'),
     'optimizer.name': OPTIMIZERS,

@@ -25,8 +25,17 @@ def define_flag() -> None:
     )
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the command line, for `app.run(flags_parser=...)`: a mistake ends it in one line."""
+def parse_flags(argv: Sequence[str], arguments: str = '') -> list[str]:
+    """Parses the command line, for `app.run(flags_parser=...)`: a mistake ends it in one line.
+
+    Args:
+      argv: the command line.
+      arguments: names of what the program takes besides flags, such as 'SOURCE TARGET'; a last one
+        that ends in '...' stands for one or more.
+
+    Returns:
+      The program's name and the arguments that are no flags.
+    """
     try:
         keys = [m[1] for arg in argv if (m := re.match(r'--?(?:no)?config\.([^=]+)', arg))]
         files = [m[1] for m in re.finditer(r'(?:^|\0)--?config[=\0]([^\0]*)', '\0'.join(argv))]
@@ -36,10 +45,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         if keys and not files:
             raise UserError(f'config.{keys[0]} is set, but there is no --config=FILE to change')
         rest = flags.FLAGS(list(argv))
-        if len(rest) > 1:
-            raise UserError(
-                f'{rest[1]!r} is not understood; settings are given as --config.KEY=VALUE'
-            )
+        names = arguments.split()
+        if len(rest) <= len(names):
+            raise UserError(f'{names[len(rest) - 1].rstrip(".")} is missing; see --help')
+        if len(rest) > len(names) + 1 and not arguments.endswith('...'):
+            raise UserError(f'{rest[len(names) + 1]!r} is not understood; see --help')
         if flags.FLAGS['config'].present:
             override_units(flags.FLAGS.config, keys)
         return rest

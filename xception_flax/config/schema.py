@@ -68,6 +68,7 @@ def default() -> ConfigDict:
     c.augment.saturation = 0.0  # multiplies by 1 +- so much, around grey (Inception: 0.5)
     c.augment.hue = 0.0  # turns by up to so much of the colour circle
     c.interpolation = 'bilinear'  # 'nearest', 'bilinear', 'bicubic', 'area' or 'lanczos'
+    c.preprocessing = 'tf'  # pixels as the network takes them: 'tf' ([-1, 1]), 'caffe', 'torch'
     c.crop_fraction = 0.875  # evaluation: side of the central crop, of the resized picture's
     c.loader_threads = 16  # per host, to read and decode pictures
     c.max_unreadable = 0.01  # share of a split's pictures that may be damaged; more end the run

@@ -65,6 +65,29 @@ def for_evaluation(picture: np.ndarray, config: ConfigDict) -> np.ndarray:
     return _central(picture, config.image_size, config.crop_fraction, config.interpolation)
 
 
+def ten_crops(picture: np.ndarray, config: ConfigDict) -> np.ndarray:
+    """Resizes as `for_evaluation` does, and takes the centre, the four corners and their mirrors.
+
+    AlexNet's test (Krizhevsky et al. 2012, section 4.1), but for the corners: these are of the
+    whole resized picture, AlexNet's of its central square.
+
+    Args:
+      picture: `[H, W, 3]` uint8.
+      config: the run's config.
+
+    Returns:
+      `[10, image_size, image_size, 3]` uint8: centre, top left, top right, bottom left, bottom
+      right, then the mirror images of these.
+    """
+    size = config.image_size
+    picture = _fit(picture, size, config.crop_fraction, config.interpolation)
+    bottom, right = picture.shape[0] - size, picture.shape[1] - size
+    corners = [(top, left) for top in (0, bottom) for left in (0, right)]
+    places = [(bottom // 2, right // 2), *corners]
+    crops = np.stack([picture[top : top + size, left : left + size] for top, left in places])
+    return np.concatenate([crops, crops[:, :, ::-1]])
+
+
 def for_training(picture: np.ndarray, config: ConfigDict, rng: np.random.Generator) -> np.ndarray:
     """Crops, flips and colours a picture at random.
 
@@ -114,6 +137,13 @@ def inception_crop(
 
 
 def _central(picture: np.ndarray, size: int, fraction: float, interpolation: str) -> np.ndarray:
+    picture = _fit(picture, size, fraction, interpolation)
+    top, left = (picture.shape[0] - size) // 2, (picture.shape[1] - size) // 2
+    return np.ascontiguousarray(picture[top : top + size, left : left + size])
+
+
+def _fit(picture: np.ndarray, size: int, fraction: float, interpolation: str) -> np.ndarray:
+    """Resizes the shorter side to `size / fraction`."""
     height, width = picture.shape[:2]
     longest = PANORAMA * min(height, width)
     if max(height, width) > longest:
@@ -122,9 +152,7 @@ def _central(picture: np.ndarray, size: int, fraction: float, interpolation: str
         height, width = picture.shape[:2]
     scale = round(size / fraction) / min(height, width)
     height, width = max(size, round(height * scale)), max(size, round(width * scale))
-    picture = _resize(picture, height, width, interpolation)
-    top, left = (height - size) // 2, (width - size) // 2
-    return np.ascontiguousarray(picture[top : top + size, left : left + size])
+    return _resize(picture, height, width, interpolation)
 
 
 def _resize(picture: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:

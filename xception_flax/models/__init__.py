@@ -4,7 +4,11 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
+from xception_flax.models.aligned_xception import AlignedXception, Xception41, Xception71
+from xception_flax.models.history import AlexNet, LeNet5
 from xception_flax.models.inception_v3 import InceptionV3
 from xception_flax.models.resnet import ResNet
 from xception_flax.models.vgg16 import VGG16
@@ -13,9 +17,14 @@ from xception_flax.runtime.errors import UserError, nearest
 
 MODELS: dict[str, type[nn.Module]] = {
     'xception': Xception,
+    'xception41': Xception41,
+    'xception65': AlignedXception,
+    'xception71': Xception71,
     'inception_v3': InceptionV3,
     'vgg16': VGG16,
     'resnet152': ResNet,
+    'alexnet': AlexNet,
+    'lenet5': LeNet5,
 }
 
 # Fields of every network that are no options of its own: flax's, and what the data and the run set.
@@ -52,6 +61,35 @@ def create_model(name: str, num_classes: int = 1000, **kwargs: Any) -> nn.Module
         return model(num_classes=num_classes, **kwargs)
     except (TypeError, ValueError) as error:
         raise UserError(f'{name}: {error}') from error
+
+
+def end_points(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """The features that `model.apply(variables, x, features_only=True)` gives, finest first.
+
+    They are the last ones of each resolution, and those that the classifier starts from.
+
+    Args:
+      model: one of the networks.
+
+    Returns:
+      For each name the stride of the features, in pixels of the picture, and their channels.
+    """
+    names: list[str] = []  # in the order of the calls, which jax.eval_shape would sort
+
+    def shapes(size: int) -> list[jax.ShapeDtypeStruct]:
+        def features() -> list[jax.Array]:
+            x = jnp.zeros((1, size, size, 3))
+            found, _ = model.init_with_output(jax.random.key(0), x, features_only=True)
+            names[:] = found
+            return list(found.values())
+
+        return jax.eval_shape(features)
+
+    # Padding and rounding aside, a side grows with the picture's: by one for each stride.
+    size, more = model.min_image_size, 64
+    found = zip(shapes(size), shapes(size + more), strict=True)
+    strides = [(more // (b.shape[1] - a.shape[1]), a.shape[-1]) for a, b in found]
+    return dict(zip(names, strides, strict=True))
 
 
 def _lookup(name: str) -> type[nn.Module]:

@@ -3,7 +3,7 @@
 The network that the Xception paper compares with. `variant='slim'` is the graph of
 `keras.applications.InceptionV3` and, under other names, of TF-slim. `variant='keras1'` is the
 author's first Keras version (fchollet/deep-learning-models, inception_v3.py), whose trainable
-parameters are the number of the paper's Table 3.
+parameters are the number of the paper's Table 3. `variant='timm'` is timm's and torchvision's.
 """
 
 import functools
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from xception_flax.models import layers
 from xception_flax.models.layers import Module
 
-VARIANTS = ('slim', 'keras1')
+VARIANTS = ('slim', 'keras1', 'timm')
 
 
 class Conv(nn.Module):
@@ -68,12 +68,14 @@ class Mixed(nn.Module):
         2, padding VALID).
       projection: channels of the 1x1 convolution after the pooling; 0 for none.
       conv: makes a `Conv`.
+      average_padding: whether the zeros around the picture count in 'average'.
     """
 
     branches: tuple[tuple[str, tuple], ...]
     pool: str
     projection: int
     conv: Module
+    average_padding: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -91,10 +93,15 @@ class Mixed(nn.Module):
                 else:
                     y = self.conv(*arguments, name=f'{name}_{i}')(y, train)
             outputs.append(y)
-        y = _pool(x, self.pool)
+        y = self._pool(x)
         if self.projection:
             y = self.conv(self.projection, name='branch_pool')(y, train)
         return jnp.concatenate([*outputs, y], -1)
+
+    def _pool(self, x: jax.Array) -> jax.Array:
+        if self.pool == 'average':
+            return nn.avg_pool(x, (3, 3), (1, 1), 'SAME', count_include_pad=self.average_padding)
+        return {'max2': nn.max_pool, 'average2': nn.avg_pool}[self.pool](x, (3, 3), (2, 2))
 
 
 class Auxiliary(nn.Module):
@@ -129,16 +136,17 @@ class InceptionV3(nn.Module):
 
     Attributes:
       num_classes: number of logits.
-      variant: 'slim', or 'keras1' (23,626,728 trainable parameters): convolutions with bias, ReLU
+      variant: 'slim'; 'keras1' (23,626,728 trainable parameters): convolutions with bias, ReLU
         before batch norm (with a scale), 32 channels after the pooling of all three 35x35 blocks,
-        160 at the start of the last 17x17 block's long branch, and an average for the last maximum.
+        160 at the start of the last 17x17 block's long branch, and an average for the last maximum;
+        or 'timm' (23,834,568): batch norm with a scale, and averages that count the padding.
       auxiliary: whether training has the auxiliary classifier; its logits are sown as
         'auxiliary'/'aux_logits'.
       fc_layers: widths of fully connected layers before the classifier.
       dropout: rate before the classifier (0.5 in the Xception paper's ImageNet runs).
       bn_momentum: share of the running statistics that a step keeps.
       bn_epsilon: added to the variance.
-      bn_scale: whether batch norm has a learned scale.
+      bn_scale: whether batch norm of the variant 'slim' has a learned scale; the others' has.
       bn_group_size: pictures that share batch statistics; 0 for the whole global batch.
       dtype: compute type; parameters, statistics and logits are float32, or float64 if it is.
     """
@@ -169,16 +177,20 @@ class InceptionV3(nn.Module):
         return 139 if self.auxiliary else 75
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, features_only: bool = False
+    ) -> jax.Array | layers.EndPoints:
         """Classifies pictures.
 
         Args:
           x: pictures, `[N, H, W, 3]`, in [-1, 1].
           train: whether to normalise by batch statistics (updating `batch_stats`) and to drop out
             (drawing from the rng stream 'dropout').
+          features_only: whether to leave the classifier out.
 
         Returns:
-          Logits, `[N, num_classes]`, float32 (float64 if `dtype` is).
+          Logits, `[N, num_classes]`, float32 (float64 if `dtype` is); with `features_only` the
+          last features of each resolution, by name (see `models.end_points`).
 
         Raises:
           ValueError: the pictures are smaller than `min_image_size`.
@@ -189,27 +201,35 @@ class InceptionV3(nn.Module):
             layers.BatchNorm,
             self.bn_momentum,
             self.bn_epsilon,
-            self.bn_scale or first,
+            self.bn_scale or self.variant != 'slim',
             self.bn_group_size,
             self.dtype,
         )
         conv = functools.partial(Conv, relu_first=first, norm=norm, dtype=self.dtype)
 
         x = x.astype(self.dtype)
+        ends: layers.EndPoints = {}
         for i, (features, kernel, strides, padding) in enumerate(STEM, start=1):
             x = conv(features, kernel, strides, padding, name=f'conv{i}')(x, train)
             if i in (3, 5):
+                ends[f'conv{i}'] = x
                 x = nn.max_pool(x, (3, 3), (2, 2))
+        auxiliary_now = self.auxiliary and not features_only and (train or self.is_initializing())
         for i, (branches, pool, projection) in enumerate(blocks(self.variant)):
-            if i == 8 and self.auxiliary and (train or self.is_initializing()):
+            if i == 8 and auxiliary_now:
                 auxiliary = Auxiliary(self.num_classes, conv, layers.wide(self.dtype), name='aux')
                 logits = auxiliary(x, train)
                 if not self.is_initializing():
                     self.sow('auxiliary', 'aux_logits', logits)
-            x = Mixed(branches, pool, projection, conv, name=f'mixed{i}')(x, train)
-        return layers.classify(
-            x, self.num_classes, self.fc_layers, self.dropout, self.dtype, train
-        )
+            mixed = Mixed(
+                branches, pool, projection, conv, self.variant == 'timm', name=f'mixed{i}'
+            )
+            x = mixed(x, train)
+            if i in (2, 7, 10):
+                ends[f'mixed{i}'] = x
+        if features_only:
+            return ends
+        return layers.classify(x, self.num_classes, self.fc_layers, self.dropout, self.dtype, train)
 
 
 STEM = (
@@ -274,9 +294,3 @@ def _mixed_17(c: int, start: int | None = None) -> tuple:
         ('branch7x7dbl', ((start or c,), (c, (7, 1)), (c, (1, 7)), (c, (7, 1)), (192, (1, 7)))),
     )
     return branches, 'average', 192
-
-
-def _pool(x: jax.Array, kind: str) -> jax.Array:
-    if kind == 'average':  # as in TensorFlow, padding does not count
-        return nn.avg_pool(x, (3, 3), (1, 1), 'SAME', count_include_pad=False)
-    return {'max2': nn.max_pool, 'average2': nn.avg_pool}[kind](x, (3, 3), (2, 2))

@@ -1,6 +1,7 @@
 """The building blocks that the networks share: batch norm, convolution, separable convolution."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,9 +13,12 @@ from xception_flax import ops
 Dtype = Any
 # Any constructor of a module, with some of its options bound by functools.partial.
 Module = Callable[..., Any]
+# The last features of each resolution, `[N, H, W, C]`, by the name of what they come from.
+EndPoints = dict[str, jax.Array]
 
 # What may stand between the depthwise and the pointwise convolution (paper, section 4.7).
-INTERMEDIATE = ('none', 'relu', 'elu', 'bn_relu', 'bn_elu')
+INTERMEDIATE = ('none', 'relu', 'elu', 'bn', 'bn_relu', 'bn_elu')
+OUTPUT_STRIDES = (8, 16, 32)
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'elu': nn.elu}
 
 # Keras's default for convolutions and dense layers, and so that of its Xception.
@@ -98,7 +102,8 @@ class ConvBN(nn.Module):
       features: output channels.
       kernel: side of the kernel.
       strides: stride in both directions.
-      padding: 'SAME', 'VALID', or pixels before and after, for each direction.
+      padding: 'SAME', 'VALID', or pixels on each side.
+      dilation: distance of the inputs that the kernel meets.
       use_bias: whether the convolution has a bias.
       norm: makes the batch norm.
       dtype: compute type.
@@ -107,7 +112,8 @@ class ConvBN(nn.Module):
     features: int
     kernel: int = 3
     strides: int = 1
-    padding: Any = 'SAME'
+    padding: str | int = 'SAME'
+    dilation: int = 1
     use_bias: bool = False
     norm: Module = BatchNorm
     dtype: Dtype = jnp.float32
@@ -120,6 +126,7 @@ class ConvBN(nn.Module):
             (self.kernel, self.kernel),
             self.strides,
             self.padding,
+            kernel_dilation=self.dilation,
             use_bias=self.use_bias,
             kernel_init=kernel_init,
             dtype=self.dtype,
@@ -130,15 +137,25 @@ class ConvBN(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """A 3x3 convolution of each channel by itself: `[N, H, W, C]` to `[N, H, W, C]`."""
+    """A 3x3 convolution of each channel by itself.
 
+    Attributes:
+      strides: stride in both directions.
+      dilation: distance of the inputs that the kernel meets, and the pixels of padding.
+      dtype: compute type.
+    """
+
+    strides: int = 1
+    dilation: int = 1
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Convolves `x`, `[N, H, W, C]`, with a kernel `[3, 3, 1, C]`, padding SAME."""
+        """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, C]`."""
         kernel = self.param('kernel', kernel_init, (3, 3, 1, x.shape[-1]), wide(self.dtype))
-        return ops.depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype))
+        return ops.depthwise_conv(
+            x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.dilation
+        )
 
 
 class SeparableConv(nn.Module):
@@ -146,6 +163,8 @@ class SeparableConv(nn.Module):
 
     Attributes:
       features: output channels.
+      strides: stride of the depthwise convolution.
+      dilation: distance of the inputs that its kernel meets.
       intermediate: what stands between depthwise and pointwise, one of `INTERMEDIATE`. The paper
         finds nothing best (Figure 10); DeepLabv3+ puts batch norm and ReLU there.
       norm: makes the batch norm.
@@ -153,18 +172,21 @@ class SeparableConv(nn.Module):
     """
 
     features: int
+    strides: int = 1
+    dilation: int = 1
     intermediate: str = 'none'
     norm: Module = BatchNorm
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps `[N, H, W, C]` to `[N, H, W, features]`."""
-        x = DepthwiseConv(self.dtype, name='depthwise')(x)
-        if self.intermediate.startswith('bn_'):
-            x = self.norm(name='depthwise_bn')(x, train)
-        if self.intermediate != 'none':
-            x = ACTIVATIONS[self.intermediate.removeprefix('bn_')](x)
+        """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, features]`."""
+        x = DepthwiseConv(self.strides, self.dilation, self.dtype, name='depthwise')(x)
+        for step in self.intermediate.split('_'):
+            if step == 'bn':
+                x = self.norm(name='depthwise_bn')(x, train)
+            elif step != 'none':
+                x = ACTIVATIONS[step](x)
         x = nn.Conv(
             self.features,
             (1, 1),
@@ -177,9 +199,61 @@ class SeparableConv(nn.Module):
         return self.norm(name='bn')(x, train)
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """3x3 max pooling with stride 2 and padding SAME: `[N, H, W, C]` to `[N, H/2, W/2, C]`."""
-    return nn.max_pool(x, (3, 3), (2, 2), 'SAME')
+def max_pool(
+    x: jax.Array, strides: int = 2, dilation: int = 1, symmetric: bool = False
+) -> jax.Array:
+    """3x3 max pooling: `[N, H, W, C]` to `[N, H / strides, W / strides, C]`, rounded up.
+
+    The windows lie as those of stride 2 do, whatever the stride and the dilation.
+
+    Args:
+      x: features.
+      strides: distance of the windows.
+      dilation: distance of the pixels within a window; above 1 the stride has to be 1.
+      symmetric: whether there is one pixel of padding on either side, as in PyTorch. TensorFlow's
+        SAME has both after a side of an even number of pixels.
+    """
+    before = [1 if symmetric else -(-side // dilation) % 2 for side in x.shape[1:3]]
+    padding = [(n * dilation, (2 - n) * dilation) for n in before]
+    if dilation == 1:
+        return nn.max_pool(x, (3, 3), (strides, strides), padding)
+    # XLA has no gradient of a window with holes.
+    padded = jnp.pad(x, [(0, 0), *padding, (0, 0)], constant_values=-jnp.inf)
+    height, width = x.shape[1:3]
+    offsets = (0, dilation, 2 * dilation)
+    shifts = [padded[:, i : i + height, j : j + width] for i in offsets for j in offsets]
+    return functools.reduce(jnp.maximum, shifts)
+
+
+def widen(channels: Sequence[int], width: float) -> Any:
+    """Multiplies numbers of channels, rounding to multiples of 8 (none is below 8)."""
+    if width == 1:
+        return tuple(channels)
+    return tuple(max(8, round(c * width / 8) * 8) for c in channels)
+
+
+def atrous(strides: Sequence[int], output_stride: int) -> list[tuple[int, int]]:
+    """Trades strides for dilation, so that features are not coarser than `output_stride`.
+
+    With the same weights, each layer then computes what it did, but at more places (Chen et al.,
+    "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017).
+
+    Args:
+      strides: of the layers, in their order.
+      output_stride: the largest product of strides.
+
+    Returns:
+      Each layer's stride, and the dilation of what it sees.
+    """
+    found, total, dilation = [], 1, 1
+    for stride in strides:
+        traded = total * stride > output_stride
+        found.append((1 if traded else stride, dilation))
+        if traded:
+            dilation *= stride
+        else:
+            total *= stride
+    return found
 
 
 def dense(features: int, dtype: Dtype, name: str) -> nn.Dense:
@@ -219,6 +293,25 @@ def classify(
     return dense(num_classes, wide(dtype), name='logits')(x)
 
 
+def classify_flat(
+    x: jax.Array,
+    num_classes: int,
+    fc_layers: tuple[int, ...],
+    dropout: float,
+    dtype: Dtype,
+    train: bool,
+) -> jax.Array:
+    """The end of older networks: fully connected layers on all features, each with dropout.
+
+    Like `classify`, but that the first layer's parameters follow the pictures' size.
+    """
+    x = x.reshape(x.shape[0], -1)
+    for i, features in enumerate(fc_layers, start=1):
+        x = nn.relu(dense(features, dtype, name=f'fc{i}')(x))
+        x = nn.Dropout(dropout, deterministic=not train)(x)
+    return dense(num_classes, wide(dtype), name='logits')(x)
+
+
 # Lowest and highest values of the options that networks have in common.
 RANGES = {
     'num_classes': (1, 10**6),
@@ -231,7 +324,7 @@ RANGES = {
 }
 
 
-def check_options(model: Any, choices: dict[str, tuple[str, ...]]) -> None:
+def check_options(model: Any, choices: dict[str, tuple]) -> None:
     """Checks a network's options.
 
     Args:
@@ -248,8 +341,9 @@ def check_options(model: Any, choices: dict[str, tuple[str, ...]]) -> None:
         value = getattr(model, name, low)
         if not low <= value <= high:
             raise ValueError(f'{name} is {value}; it must be between {low} and {high}')
-    if not all(isinstance(features, int) and features > 0 for features in model.fc_layers):
-        raise ValueError(f'fc_layers is {model.fc_layers}; give whole numbers above 0')
+    fc_layers = getattr(model, 'fc_layers', ())
+    if not all(isinstance(features, int) and features > 0 for features in fc_layers):
+        raise ValueError(f'fc_layers is {fc_layers}; give whole numbers above 0')
 
 
 def check_size(model: Any, x: jax.Array) -> None:

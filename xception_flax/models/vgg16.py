@@ -51,22 +51,26 @@ class VGG16(nn.Module):
         return 32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, features_only: bool = False
+    ) -> jax.Array | layers.EndPoints:
         """Classifies pictures.
 
         Args:
           x: pictures, `[N, H, W, 3]`, in [-1, 1].
           train: whether to normalise by batch statistics (updating `batch_stats`) and to drop out
             (drawing from the rng stream 'dropout').
+          features_only: whether to leave the classifier out.
 
         Returns:
-          Logits, `[N, num_classes]`, float32 (float64 if `dtype` is).
+          Logits, `[N, num_classes]`, float32 (float64 if `dtype` is); with `features_only` the
+          last features of each resolution, by name (see `models.end_points`).
 
         Raises:
           ValueError: the pictures are smaller than `min_image_size`.
         """
         layers.check_size(self, x)
-        wide = layers.wide(self.dtype)
+        ends: layers.EndPoints = {}
         x = x.astype(self.dtype)
         for stage, (features, convolutions) in enumerate(STAGES, start=1):
             for i in range(1, convolutions + 1):
@@ -75,7 +79,7 @@ class VGG16(nn.Module):
                     (3, 3),
                     kernel_init=layers.kernel_init,
                     dtype=self.dtype,
-                    param_dtype=wide,
+                    param_dtype=layers.wide(self.dtype),
                     name=f'block{stage}_conv{i}',
                 )(x)
                 if self.batch_norm:
@@ -88,9 +92,11 @@ class VGG16(nn.Module):
                     )
                     x = norm(x, train)
                 x = nn.relu(x)
+            ends[f'block{stage}'] = x
             x = nn.max_pool(x, (2, 2), (2, 2))
-        x = x.reshape(x.shape[0], -1)
-        for i, features in enumerate(self.fc_layers, start=1):
-            x = nn.relu(layers.dense(features, self.dtype, name=f'fc{i}')(x))
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return layers.dense(self.num_classes, wide, name='logits')(x)
+        ends['block5_pool'] = x
+        if features_only:
+            return ends
+        return layers.classify_flat(
+            x, self.num_classes, self.fc_layers, self.dropout, self.dtype, train
+        )

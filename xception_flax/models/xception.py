@@ -1,8 +1,9 @@
 """Xception (Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", 2017).
 
 The graph is that of the author's own code, `keras.applications.Xception`, and Figure 5 of the
-paper where the two agree; `variant='article'` gives the graph of the article "Xception from Scratch
-using Tensorflow" (Towards Data Science), which has the same parameters, differently connected.
+paper where the two agree. `variant='article'` gives the graph of the article "Xception from Scratch
+using Tensorflow" (Towards Data Science), which has the same parameters, differently connected;
+`variant='timm'` that of timm's `legacy_xception`, which pads its max pools as PyTorch does.
 """
 
 import functools
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from xception_flax.models import layers
 from xception_flax.models.layers import Module
 
-VARIANTS = ('keras', 'article')
+VARIANTS = ('keras', 'article', 'timm')
 STEMS = ('imagenet', 'small')
 
 
@@ -26,6 +27,9 @@ class DownsamplingBlock(nn.Module):
       features: output channels of the two separable convolutions.
       conv: makes a convolution with batch norm.
       sepconv: makes a separable convolution with batch norm.
+      pool: pools by the maximum.
+      strides: stride of the max pool and the projection.
+      dilation: dilation of the separable convolutions and the max pool.
       leading_relu: whether a ReLU precedes the first separable convolution.
       residual: whether there is a shortcut at all.
     """
@@ -33,12 +37,15 @@ class DownsamplingBlock(nn.Module):
     features: tuple[int, int]
     conv: Module
     sepconv: Module
+    pool: Module
+    strides: int = 2
+    dilation: int = 1
     leading_relu: bool = True
     residual: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, carry: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Maps `[N, H, W, C]` to `[N, H/2, W/2, features[1]]`.
+        """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, features[1]]`.
 
         Args:
           x: the block's input.
@@ -50,12 +57,13 @@ class DownsamplingBlock(nn.Module):
           block has no shortcut).
         """
         y = nn.relu(x) if self.leading_relu else x
-        y = self.sepconv(self.features[0], name='sepconv1')(y, train)
-        y = self.sepconv(self.features[1], name='sepconv2')(nn.relu(y), train)
-        y = layers.max_pool(y)
+        sepconv = functools.partial(self.sepconv, dilation=self.dilation)
+        y = sepconv(self.features[0], name='sepconv1')(y, train)
+        y = sepconv(self.features[1], name='sepconv2')(nn.relu(y), train)
+        y = self.pool(y, self.strides, self.dilation)
         if not self.residual:
             return y, y
-        shortcut = self.conv(self.features[1], 1, 2, name='shortcut')(carry, train)
+        shortcut = self.conv(self.features[1], 1, self.strides, name='shortcut')(carry, train)
         return y + shortcut, shortcut
 
 
@@ -90,7 +98,9 @@ class EntryFlow(nn.Module):
       features: output channels of the two convolutions and of the three blocks.
       conv: makes a convolution with batch norm.
       sepconv: makes a separable convolution with batch norm.
+      pool: pools by the maximum.
       residual: whether blocks have shortcuts.
+      strides: stride and dilation of each block.
       stem_stride: stride of the first convolution.
       stem_padding: padding of the two convolutions.
       chain_shortcuts: whether a shortcut starts at the previous *projection* (the article's) and
@@ -100,30 +110,41 @@ class EntryFlow(nn.Module):
     features: tuple[int, ...]
     conv: Module
     sepconv: Module
+    pool: Module
     residual: bool
+    strides: tuple[tuple[int, int], ...]
     stem_stride: int
     stem_padding: str
     chain_shortcuts: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps `[N, H, W, 3]` to `[N, H/16, W/16, features[-1]]` (H/8 with the small stem)."""
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, layers.EndPoints]:
+        """Maps `[N, H, W, 3]` to `[N, H/16, W/16, features[-1]]` (H/8 with the small stem).
+
+        Returns:
+          The features, and the last ones of the resolutions before.
+        """
         conv1, conv2, *blocks = self.features
         x = self.conv(conv1, 3, self.stem_stride, self.stem_padding, name='conv1')(x, train)
         x = self.conv(conv2, 3, 1, self.stem_padding, name='conv2')(nn.relu(x), train)
         carry = x = nn.relu(x)
-        for i, features in enumerate(blocks, start=1):
+        ends = {'entry_flow/conv2': x}
+        for i, (features, strides) in enumerate(zip(blocks, self.strides, strict=True), start=1):
             block = DownsamplingBlock(
                 (features, features),
                 self.conv,
                 self.sepconv,
+                self.pool,
+                *strides,
                 leading_relu=i > 1,
                 residual=self.residual,
                 name=f'block{i}',
             )
             x, projection = block(x, carry, train)
             carry = projection if self.chain_shortcuts else x
-        return x
+            if i < len(blocks):
+                ends[f'entry_flow/block{i}'] = nn.relu(x)
+        return x, ends
 
 
 class MiddleFlow(nn.Module):
@@ -138,8 +159,8 @@ class MiddleFlow(nn.Module):
 
     repeats: int
     sepconv: Module
-    residual: bool
-    trailing_relu: bool
+    residual: bool = True
+    trailing_relu: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -157,25 +178,39 @@ class ExitFlow(nn.Module):
       features: output channels of the four separable convolutions.
       conv: makes a convolution with batch norm.
       sepconv: makes a separable convolution with batch norm.
+      pool: pools by the maximum.
       residual: whether the block has a shortcut.
+      strides: stride of the block.
+      dilations: of the block, and of the convolutions after it.
       last_relu: whether a ReLU follows the last separable convolution.
     """
 
     features: tuple[int, int, int, int]
     conv: Module
     sepconv: Module
+    pool: Module
     residual: bool
+    strides: int
+    dilations: tuple[int, int]
     last_relu: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps `[N, H, W, C]` to `[N, H/2, W/2, features[-1]]`."""
         block = DownsamplingBlock(
-            self.features[:2], self.conv, self.sepconv, residual=self.residual, name='block1'
+            self.features[:2],
+            self.conv,
+            self.sepconv,
+            self.pool,
+            self.strides,
+            self.dilations[0],
+            residual=self.residual,
+            name='block1',
         )
         x, _ = block(x, x, train)
-        x = nn.relu(self.sepconv(self.features[2], name='sepconv3')(x, train))
-        x = self.sepconv(self.features[3], name='sepconv4')(x, train)
+        sepconv = functools.partial(self.sepconv, dilation=self.dilations[1])
+        x = nn.relu(sepconv(self.features[2], name='sepconv3')(x, train))
+        x = sepconv(self.features[3], name='sepconv4')(x, train)
         return nn.relu(x) if self.last_relu else x
 
 
@@ -187,16 +222,19 @@ class Xception(nn.Module):
 
     Attributes:
       num_classes: number of logits.
-      variant: 'keras' (the author's graph) or 'article' (SAME stem, shortcuts chained from
+      variant: 'keras' (the author's graph), 'article' (SAME stem, shortcuts chained from
         projection to projection in the entry flow, a ReLU before each sum of the middle flow, none
-        after the last convolution).
+        after the last convolution) or 'timm' (max pools with one pixel of padding on either side;
+        timm's weights want `bn_epsilon=1e-5`, too).
       stem: 'imagenet' (first convolution of stride 2), or 'small' (stride 1 and SAME padding, for
         pictures of 16 to 64 pixels).
       width: multiplies every number of channels (rounded to a multiple of 8).
       middle_repeats: number of blocks in the middle flow.
       residual: False removes all shortcuts (paper, section 4.6 and Figure 9).
       intermediate: between depthwise and pointwise convolution: 'none', 'relu', 'elu' (paper,
-        section 4.7 and Figure 10), 'bn_relu' or 'bn_elu' (as in DeepLabv3+).
+        section 4.7 and Figure 10), 'bn', 'bn_relu' or 'bn_elu' (as in DeepLabv3+).
+      output_stride: stride of the last features: 32, or 16 or 8, for segmentation (see
+        `layers.atrous`; the weights are the same).
       fc_layers: widths of fully connected layers before the classifier ((4096, 4096) in the
         paper's JFT experiments).
       dropout: rate before the classifier (0.5 in the paper's ImageNet runs; Keras has none).
@@ -214,6 +252,7 @@ class Xception(nn.Module):
     middle_repeats: int = 8
     residual: bool = True
     intermediate: str = 'none'
+    output_stride: int = 32
     fc_layers: tuple[int, ...] = ()
     dropout: float = 0.5
     bn_momentum: float = 0.99
@@ -229,7 +268,13 @@ class Xception(nn.Module):
           ValueError: an option has a value that makes no network.
         """
         layers.check_options(
-            self, {'variant': VARIANTS, 'stem': STEMS, 'intermediate': layers.INTERMEDIATE}
+            self,
+            {
+                'variant': VARIANTS,
+                'stem': STEMS,
+                'intermediate': layers.INTERMEDIATE,
+                'output_stride': layers.OUTPUT_STRIDES,
+            },
         )
         super().__post_init__()
 
@@ -239,16 +284,20 @@ class Xception(nn.Module):
         return 71 if self.stem == 'imagenet' else 8
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, features_only: bool = False
+    ) -> jax.Array | layers.EndPoints:
         """Classifies pictures.
 
         Args:
           x: pictures, `[N, H, W, 3]`, in [-1, 1].
           train: whether to normalise by batch statistics (updating `batch_stats`) and to drop out
             (drawing from the rng stream 'dropout').
+          features_only: whether to leave the classifier out.
 
         Returns:
-          Logits, `[N, num_classes]`, float32 (float64 if `dtype` is).
+          Logits, `[N, num_classes]`, float32 (float64 if `dtype` is); with `features_only` the
+          last features of each resolution, by name (see `models.end_points`).
 
         Raises:
           ValueError: the pictures are smaller than `min_image_size`.
@@ -269,34 +318,46 @@ class Xception(nn.Module):
             layers.SeparableConv, intermediate=self.intermediate, norm=norm, dtype=self.dtype
         )
 
+        pool = functools.partial(layers.max_pool, symmetric=self.variant == 'timm')
+        # Stride and dilation of the stem, the three blocks of the entry flow, the middle flow, the
+        # exit flow's block, and what follows it.
+        stem, *entry, middle, block, end = layers.atrous(
+            (1 if small else 2, 2, 2, 2, 1, 2, 1), self.output_stride
+        )
+
         x = x.astype(self.dtype)
-        x = EntryFlow(
-            self._channels(32, 64, 128, 256, 728),
+        x, ends = EntryFlow(
+            layers.widen((32, 64, 128, 256, 728), self.width),
             conv,
             sepconv,
+            pool,
             self.residual,
-            stem_stride=1 if small else 2,
+            strides=tuple(entry),
+            stem_stride=stem[0],
             stem_padding='SAME' if small or article else 'VALID',
             chain_shortcuts=article,
             name='entry_flow',
         )(x, train)
         x = MiddleFlow(
-            self.middle_repeats, sepconv, self.residual, trailing_relu=article, name='middle_flow'
+            self.middle_repeats,
+            functools.partial(sepconv, dilation=middle[1]),
+            self.residual,
+            trailing_relu=article,
+            name='middle_flow',
         )(x, train)
+        ends['middle_flow'] = nn.relu(x)
         x = ExitFlow(
-            self._channels(728, 1024, 1536, 2048),
+            layers.widen((728, 1024, 1536, 2048), self.width),
             conv,
             sepconv,
+            pool,
             self.residual,
+            strides=block[0],
+            dilations=(block[1], end[1]),
             last_relu=not article,
             name='exit_flow',
         )(x, train)
-
-        return layers.classify(
-            x, self.num_classes, self.fc_layers, self.dropout, self.dtype, train
-        )
-
-    def _channels(self, *channels: int) -> Any:
-        if self.width == 1:
-            return channels
-        return tuple(max(8, round(c * self.width / 8) * 8) for c in channels)
+        ends['exit_flow'] = x
+        if features_only:
+            return ends
+        return layers.classify(x, self.num_classes, self.fc_layers, self.dropout, self.dtype, train)

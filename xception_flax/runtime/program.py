@@ -26,28 +26,40 @@ flags.DEFINE_integer(
 )
 
 
-def run(work: Callable[[], None], needs: tuple[str, ...], alone: bool = False) -> None:
+def run(
+    work: Callable[..., None],
+    needs: tuple[str, ...] = (),
+    alone: bool = False,
+    arguments: str = '',
+) -> None:
     """Runs a program's work with the flags parsed, and ends the process.
 
     The status is 0; 1 after an error that somebody has to mend; 75 where the same command, started
     again, goes on: after a signal, or when another process is missing or has died.
 
     Args:
-      work: the program's own part.
+      work: the program's own part; it is given the arguments.
       needs: flags that must be given.
       alone: whether the program is one process wherever it is started.
+      arguments: names of what it takes besides flags, as for `reading.parse_flags`.
     """
     logging.set_verbosity(logging.WARNING)  # orbax and grain tell much; --verbosity=0 shows it
-    app.run(functools.partial(_run, work, needs, alone), flags_parser=reading.parse_flags)
+    app.run(
+        functools.partial(_run, work, needs, alone),
+        flags_parser=functools.partial(reading.parse_flags, arguments=arguments),
+    )
 
 
-def _run(work: Callable[[], None], needs: tuple[str, ...], alone: bool, _: list[str]) -> None:
+def _run(work: Callable[..., None], needs: tuple[str, ...], alone: bool, argv: list[str]) -> None:
     import jax
 
     from xception_flax.runtime import hosts  # after the flags, whose mistakes are told at once
 
     values = flags.FLAGS
     try:
+        for name in sorted(_key_flags(__name__) - _key_flags(sys.argv[0])):
+            if values[name].present:
+                raise UserError(f'--{name} means nothing to this program; see --help')
         for name in needs:
             if not values[name].value:
                 raise UserError(f'--{name} is missing; see --help')
@@ -55,7 +67,7 @@ def _run(work: Callable[[], None], needs: tuple[str, ...], alone: bool, _: list[
             raise UserError(f'--workdir={values.workdir} is no path; mount the bucket first')
         if not alone:
             hosts.join(values.coordinator, values.processes, values.process, values.patience)
-        work()
+        work(*argv[1:])
     except (UserError, OSError) as error:  # a full disk, a folder that may not be written
         logging.debug('the error came from here', exc_info=True)
         _end(f'error: {error}', 1, hosts.several())
@@ -74,6 +86,11 @@ def _run(work: Callable[[], None], needs: tuple[str, ...], alone: bool, _: list[
         )
     except KeyboardInterrupt:
         sys.exit('interrupted')
+
+
+def _key_flags(module: str) -> set[str]:
+    """The flags that a module has defined or adopted, by which `--help` shows them."""
+    return {flag.name for flag in flags.FLAGS.get_key_flags_for_module(module)}
 
 
 def _end(message: str, status: int, at_once: bool) -> None:

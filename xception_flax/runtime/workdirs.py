@@ -1,9 +1,11 @@
 """A run's folder: claimed by one program at a time, and by one run for ever."""
 
 import contextlib
+import itertools
+import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import filelock
 import jax
@@ -67,19 +69,25 @@ def differences(stored: ConfigDict, config: ConfigDict) -> tuple[list[str], list
     return bound, free
 
 
-def check_fits(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
-    """Checks that a run that has checkpoints may go on with this config.
+def check_fits(workdir: pathlib.Path, config: ConfigDict, class_names: Sequence[str]) -> list[str]:
+    """Checks that a run that has checkpoints may go on with this config and these classes.
 
     Returns:
       The settings that have changed since, as 'setting: old -> new'.
 
     Raises:
-      UserError: one has that the checkpoints are bound to, or the old `config.json` is damaged.
+      UserError: one has that the checkpoints are bound to, or the classes have; or what the folder
+        holds of them is damaged.
     """
     path = workdir / 'config.json'
     if not path.exists():
         return []
     bound, free = differences(reading.from_json(path), config)
+    old_names = read_classes(workdir)
+    if old_names is not None:
+        pairs = enumerate(itertools.zip_longest(old_names, class_names))
+        changed = [f'class {i}: {old!r} -> {new!r}' for i, (old, new) in pairs if old != new]
+        bound += changed[:1]  # as one that is added shifts all that follow
     if bound:
         raise UserError(
             f'{workdir} holds a run of other settings ({"; ".join(bound)}): '
@@ -88,10 +96,27 @@ def check_fits(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
     return free
 
 
-def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Writes `config.json`, whole or not at all."""
-    if jax.process_index() == 0:
-        path = workdir / 'config.json'
-        partial = path.with_suffix('.partial')
-        partial.write_text(reading.to_json(config))
-        os.replace(partial, path)
+def write_settings(workdir: pathlib.Path, config: ConfigDict, class_names: Sequence[str]) -> None:
+    """Writes `config.json`, and the classes' names as `classes.json`; each whole or not at all."""
+    names = json.dumps(list(class_names), indent=0, ensure_ascii=False) + '\n'
+    for file, text in (('config.json', reading.to_json(config)), ('classes.json', names)):
+        if jax.process_index() == 0:
+            path = workdir / file
+            partial = path.with_suffix('.partial')
+            partial.write_text(text, encoding='utf-8')
+            os.replace(partial, path)
+
+
+def read_classes(workdir: pathlib.Path) -> list[str] | None:
+    """The names of a run's classes as its data has them, [] if it has none; None if not written.
+
+    Raises:
+      UserError: `classes.json` is damaged.
+    """
+    path = workdir / 'classes.json'
+    if not path.is_file():
+        return None
+    try:
+        return [str(name) for name in json.loads(path.read_text(encoding='utf-8'))]
+    except (TypeError, ValueError) as error:
+        raise UserError(f'{path} is damaged: {error}') from error

@@ -33,7 +33,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, stop: StopSignals | None = 
 
     Args:
       config: the run's config.
-      workdir: gets `config.json`, `metrics.jsonl`, `curves.png`, `checkpoints/`, `tensorboard/`.
+      workdir: gets `config.json`, `classes.json`, `metrics.jsonl`, `curves.png`, `checkpoints/`,
+        `tensorboard/`.
       stop: signals that end the run after a step.
 
     Raises:
@@ -118,8 +119,9 @@ class _Training:
     def _restore(self) -> int:
         """Takes over the newest whole checkpoint, or draws the initial state; gives its step."""
         run, changed = self.run, []
+        class_names = run.train_source.class_names
         if self.checkpoints.steps():
-            changed = workdirs.check_fits(self.workdir, run.config)
+            changed = workdirs.check_fits(self.workdir, run.config, class_names)
         saved, damaged = self.checkpoints.restore(run.abstract_state)
         for line in damaged:
             self.progress.say(f'warning: {line}')
@@ -136,7 +138,7 @@ class _Training:
             state, origin = run.init()
             self.progress.say(origin)
             saved = Checkpoint(state)
-        workdirs.write_config(self.workdir, run.config)
+        workdirs.write_settings(self.workdir, run.config, class_names)
         self.state, self.position = saved.state, saved.position
         self.skipped, self.skipped_in_row = saved.skipped, saved.skipped_in_row
         self.progress.seconds = saved.seconds

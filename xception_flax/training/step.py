@@ -10,16 +10,12 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from xception_flax.data.scaling import scale
 from xception_flax.training import losses, metrics, transfer
 from xception_flax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-
-
-def normalise(pictures: jax.Array) -> jax.Array:
-    """Scales pictures `[N, H, W, 3]` from uint8 to [-1, 1] float32."""
-    return pictures.astype(jnp.float32) / 127.5 - 1
 
 
 def as_targets(labels: jax.Array, num_classes: int) -> jax.Array:
@@ -55,7 +51,7 @@ def make_train_step(
 
     def forward(params: Any, state: TrainState, batch: Batch, rng: jax.Array):
         mix_rng, dropout_rng = jax.random.split(rng)
-        pictures = normalise(batch['image'])
+        pictures = scale(batch['image'], config.preprocessing)
         targets = as_targets(batch['label'], model.num_classes)
         targets = losses.smooth(targets, config.label_smoothing, config.loss)
         if config.mixup:
@@ -156,7 +152,8 @@ def make_eval_step(model: nn.Module, config: ConfigDict) -> Callable[[Any, Batch
     loss_of_pictures = losses.LOSSES[config.loss]
 
     def eval_step(variables: Any, batch: Batch) -> Metrics:
-        logits: Any = model.apply(variables, normalise(batch['image']), train=False)
+        pictures = scale(batch['image'], config.preprocessing)
+        logits: Any = model.apply(variables, pictures, train=False)
         labels, mask = batch['label'], batch['mask']
         targets = as_targets(labels, model.num_classes)
         values = {

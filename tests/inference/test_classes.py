@@ -1,0 +1,42 @@
+import pathlib
+import re
+
+import pytest
+import tensorflow_datasets
+
+from xception_flax.inference.classes import imagenet_classes, readable
+from xception_flax.runtime.errors import UserError
+
+
+def test_imagenets_classes_are_in_the_order_of_its_labels():
+    names = imagenet_classes()
+    file = pathlib.Path(tensorflow_datasets.__file__).parent / 'datasets/imagenet2012/labels.txt'
+    assert list(names) == file.read_text().split()
+    assert all(re.fullmatch(r"[\w'.\-]+((,)? [\w'.\-]+)*", name) for name in names.values())
+    some = {index: list(names.values())[index] for index in (0, 1, 281, 404, 999)}
+    assert some == {
+        0: 'tench, Tinca tinca',
+        1: 'goldfish, Carassius auratus',
+        281: 'tabby, tabby cat',
+        404: 'airliner',
+        999: 'toilet tissue, toilet paper, bathroom tissue',
+    }
+
+
+def test_wordnet_ids_become_words_wherever_they_stand():
+    assert readable(['n02123045', 'n99999999', 'cat'], 3) == [
+        'tabby, tabby cat',
+        'n99999999',
+        'cat',
+    ]
+
+
+def test_a_thousand_classes_of_which_nothing_is_known_are_imagenets():
+    assert readable(None, 1000)[1] == 'goldfish, Carassius auratus'
+    assert readable([], 1000)[1] == 'class 1'
+    assert readable(None, 3) == ['class 0', 'class 1', 'class 2']
+
+
+def test_names_of_other_classes_are_refused():
+    with pytest.raises(UserError, match='there are 2 names for 3 classes'):
+        readable(['a', 'b'], 3)

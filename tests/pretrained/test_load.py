@@ -147,6 +147,7 @@ def test_without_a_classifier_a_new_one_is_drawn_when_asked_for(headless, loaded
     assert not head['bias'].any()
     assert config.xception.dropout == 0.2
     assert config.dataset.num_classes == 5
+    assert xception_flax.load_pretrained(headless, new_head=True)[0].num_classes == 1000
     assert same(variables['batch_stats'], loaded['xception.h5'][1]['batch_stats'])
 
 

@@ -109,9 +109,8 @@ def test_what_is_frozen_stays_the_same_to_the_bit_and_the_rest_learns(name):
 
 
 def loss_of(model, variables, train):
-    logits = model.apply(variables, scale(PICTURES['image'], 'tf'), train, mutable=['batch_stats'])[
-        0
-    ]
+    pictures = scale(PICTURES['image'], 'tf')
+    logits, _ = model.apply(variables, pictures, train, mutable=['batch_stats'])
     return losses.softmax(logits, jax.nn.one_hot(PICTURES['label'], 4)).mean()
 
 
@@ -334,7 +333,11 @@ def test_a_state_starts_from_the_weights_the_statistics_and_their_averages(weigh
 @pytest.mark.parametrize(
     ('settings', 'says'),
     [
-        ({'model': 'resnet152', 'image_size': 32}, r'another .* give --config.model=xception$'),
+        (
+            {'model': 'resnet152', 'image_size': 32},
+            r'another network .* --config.model=xception$',
+        ),
+        ({'preprocessing': 'torch'}, r'give --config.preprocessing=tf$'),
         ({'xception__stem': 'imagenet', 'image_size': 71}, r'give --config.xception.stem=small$'),
         (
             {'xception__width': 0.25, 'xception__residual': False},

@@ -34,8 +34,8 @@ def load_pretrained(
         timm (`.safetensors`, `.pth`), a run's workdir, or a name of `known.KNOWN`, such as
         'keras/xception'. NAME=PATH says what a file is whose name does not tell.
       model: the network to load them into; None for the one that computes what theirs does.
-      new_head: whether the classifier is drawn anew, and not loaded. If the weights come without
-        one, and there is no model to say of how many classes, it is of 1000.
+      new_head: whether the classifier is drawn anew, and not loaded; for 1000 classes where neither
+        a network nor the file says of how many.
 
     Returns:
       The model, its variables for `model.apply`, and a config for it, with the size, crop and
@@ -59,7 +59,7 @@ def load_pretrained(
     if model is not None:
         set_network(config, model)
     elif config.dataset.num_classes is None and new_head:
-        config.dataset.num_classes = 1000
+        config.dataset.num_classes = 1000  # as many as `create_model` takes by itself
     elif config.dataset.num_classes is None:
         raise UserError(
             f'{found} has no classifier: say of how many classes it shall be, by '
@@ -70,9 +70,9 @@ def load_pretrained(
     return model, variables, config
 
 
-def flatten(variables: Any) -> dict[str, Any]:
+def flatten(variables: Any) -> Arrays:
     """Variables by path, without the collection: 'entry_flow/conv1/bn/mean'."""
-    flat: dict[str, Any] = {}
+    flat: Arrays = {}
     for tree in variables.values():
         flat |= traverse_util.flatten_dict(tree, sep='/')
     return flat

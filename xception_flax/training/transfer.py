@@ -22,11 +22,13 @@ Tree = Any
 
 TRUNK = 'trunk'
 # The layers after the features: fully connected ones, the classifier, the auxiliary classifier's.
-HEAD = re.compile(r'(fc\d+|logits|aux/\w+)/')
+HEAD = re.compile(r'(fc\d*|logits|aux/\w+)/')
 CLASSIFIERS = ('logits', 'aux/logits')
 # A network's options that may differ from those its weights were trained with: they act in training
-# only, or belong to the head.
-FREE_OPTIONS = ('dropout', 'bn_momentum', 'bn_group_size', 'fc_layers', 'auxiliary')
+# only, belong to the head, or give the same features at more places.
+FREE_OPTIONS = (
+    'dropout', 'bn_momentum', 'bn_group_size', 'fc_layers', 'auxiliary', 'output_stride',
+)  # fmt: skip
 
 
 # Weights to start from.
@@ -95,7 +97,7 @@ def _check_network(path: str, trained: ConfigDict, config: ConfigDict) -> None:
     if different:
         flags = [shlex.quote(f'--config.{setting}={trained[setting]}') for setting in different]
         raise UserError(
-            f'the network of {path} is another than that of the config; give {" ".join(flags)}'
+            f'{path} was trained with another network than the config says: give {" ".join(flags)}'
         )
 
 

@@ -70,9 +70,9 @@ def load_pretrained(
     return model, variables, config
 
 
-def flatten(variables: Any) -> Arrays:
+def flatten(variables: Any) -> dict[str, Any]:
     """Variables by path, without the collection: 'entry_flow/conv1/bn/mean'."""
-    flat: Arrays = {}
+    flat: dict[str, Any] = {}
     for tree in variables.values():
         flat |= traverse_util.flatten_dict(tree, sep='/')
     return flat

@@ -19,8 +19,9 @@ from xception_flax.runtime.errors import UserError
 # Settings that a checkpoint is bound to, besides the network's own section: with other values its
 # arrays would not fit or be of another origin, or examples would be seen twice or never.
 BOUND = (
-    'model', 'seed', 'init.weights', 'init.new_head', 'frozen', 'optimizer.name', 'dataset.source',
-    'dataset.name', 'dataset.version', 'dataset.train_split', 'dataset.num_classes',
+    'model', 'seed', 'init.weights', 'init.new_head', 'frozen', 'optimizer.name', 'preprocessing',
+    'dataset.source', 'dataset.name', 'dataset.version', 'dataset.train_split',
+    'dataset.num_classes',
 )  # fmt: skip
 
 

@@ -38,13 +38,12 @@ RUNS = (
     ('legacy_xception', {}, (96, 87), False),
     ('legacy_xception', {}, (96, 87), True),
     ('xception41', {}, (64, 75), True),
-    ('xception65', {'output_stride': 16}, (64, 75), False),
     ('xception65', {'output_stride': 8}, (64, 75), False),
-    ('xception71', {}, (64, 75), False),
+    ('xception71', {'output_stride': 16}, (64, 75), False),
     ('inception_v3', {}, (81, 75), False),
-    ('inception_v3', {}, (81, 75), True),
+    ('inception_v3', {}, (111, 107), True),  # no statistics of two values: they blow rounding up
     ('vgg16', {'mlp_ratio': 1 / 64}, (224, 224), False),  # 64 features in the first dense layer
-    ('resnet152', {}, (64, 75), False),
+    ('resnet152', {'layers': (1, 2, 1, 2)}, (64, 75), False),
     ('resnet152', {'layers': (1, 2, 1, 2)}, (64, 75), True),
 )
 CLASSES = 10

@@ -7,7 +7,7 @@ It needs torch and timm, which nothing else here does, so that it has an environ
 
 It writes tests/models/timm_reference.json: the names and shapes in the state dicts of timm's
 networks, and what they compute in float64 with random weights. `tests/models/test_timm_parity.py`
-makes the same weights and compares. Made with timm 1.0.31 and torch 2.14 in a minute, on two CPU
+makes the same weights and compares. Made with timm 1.0.31 and torch 2.14 in two minutes, on two CPU
 cores.
 """
 
@@ -38,13 +38,12 @@ RUNS = (
     ('legacy_xception', {}, (96, 87), False),
     ('legacy_xception', {}, (96, 87), True),
     ('xception41', {}, (64, 75), True),
-    ('xception65', {'output_stride': 16}, (64, 75), False),
     ('xception65', {'output_stride': 8}, (64, 75), False),
-    ('xception71', {}, (64, 75), False),
+    ('xception71', {'output_stride': 16}, (64, 75), False),
     ('inception_v3', {}, (81, 75), False),
-    ('inception_v3', {}, (81, 75), True),
+    ('inception_v3', {}, (111, 107), True),  # no statistics of two values: they blow rounding up
     ('vgg16', {'mlp_ratio': 1 / 64}, (224, 224), False),  # 64 features in the first dense layer
-    ('resnet152', {}, (64, 75), False),
+    ('resnet152', {'layers': (1, 2, 1, 2)}, (64, 75), False),
     ('resnet152', {'layers': (1, 2, 1, 2)}, (64, 75), True),
 )
 CLASSES = 10
@@ -54,7 +53,7 @@ def main() -> None:
     """Writes the file."""
     torch.set_default_dtype(torch.float64)
     reference = {
-        'versions': {'timm': timm.__version__, 'torch': torch.__version__},
+        'versions': {'timm': timm.__version__, 'torch': torch.__version__.partition('+')[0]},
         'networks': {name: shapes(timm.create_model(name)) for name in NETWORKS},
         'runs': [],
     }
@@ -75,7 +74,7 @@ def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def compute(model: torch.nn.Module, size: tuple[int, int], train: bool) -> dict[str, np.ndarray]:
-    """Features of each resolution, logits, and in training the new running means, in a row."""
+    """Features of each resolution, logits, and in training all new running means, by name."""
     arrays = timm_weights.weights(shapes(model))
     state = {name: torch.from_numpy(array) for name, array in arrays.items()}
     model.load_state_dict(state, strict=False)
@@ -86,7 +85,8 @@ def compute(model: torch.nn.Module, size: tuple[int, int], train: bool) -> dict[
         outputs = {str(i): end.permute(0, 2, 3, 1) for i, end in enumerate(ends)}
         outputs['logits'] = model.forward_head(features)
     if train:
-        means = [x for name, x in model.state_dict().items() if name.endswith('running_mean')]
+        state = model.state_dict()
+        means = [state[name] for name in sorted(state) if name.endswith('running_mean')]
         outputs['running_mean'] = torch.cat(means)
     return {key: array.numpy() for key, array in outputs.items()}
 

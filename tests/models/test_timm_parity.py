@@ -1,7 +1,9 @@
-"""Our networks with timm's weights against what timm computes (experiments/parity/).
+"""Our networks with timm's weights against what timm computes, in float64.
 
-In float64, so that what differs is the graph. Each number is relative to the array's root mean
-square.
+`timm_reference.json` has timm's side, made by `experiments/parity/timm_reference.py`, where torch
+is. What differs then is rounding; the samples are compared relative to the root mean square of
+their array. PyTorch's running variance is the unbiased one and ours is not (nor Keras's), so that
+of what training updates the running means are compared.
 """
 
 import functools
@@ -9,89 +11,111 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import timm_weights
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from xception_flax import create_model
-from xception_flax.pretrained.libraries import TIMM
-from xception_flax.pretrained.load import abstract_variables, flatten
-from xception_flax.pretrained.timm_names import NETWORKS
+from xception_flax.pretrained import timm_names
 
 REFERENCE = json.loads((pathlib.Path(__file__).parent / 'timm_reference.json').read_text())
-OURS = {theirs: (name, options) for name, (theirs, options) in NETWORKS.items()}
-# timm's options, and what they are called here.
+OURS = {theirs: (ours, options) for ours, (theirs, options) in timm_names.NETWORKS.items()}
+# timm's options of a run that have other names here.
 OPTIONS = {
-    'layers': lambda layers: {'stages': tuple(layers)},
-    'mlp_ratio': lambda ratio: {'fc_layers': (int(4096 * ratio), 4096)},
-    'output_stride': lambda stride: {'output_stride': stride},
+    'mlp_ratio': lambda ratio: ('fc_layers', (int(4096 * ratio), 4096)),
+    'layers': lambda layers: ('stages', tuple(layers)),
+    'output_stride': lambda stride: ('output_stride', stride),
 }
 
 
-def shapes_of(names, shapes):
-    return {names[key]: TIMM.to_theirs(np.zeros(x.shape), key).shape for key, x in shapes.items()}
+def arrays(model, size) -> dict:
+    """The shapes of all our arrays, by path."""
+    x = jnp.zeros((1, *size, 3))
+    found = jax.eval_shape(lambda: model.init(jax.random.key(0), x))
+    return flatten_dict(found['params'], sep='/') | flatten_dict(
+        found.get('batch_stats', {}), sep='/'
+    )
+
+
+def timm_shapes(name, ours) -> dict[str, tuple[int, ...]]:
+    """The state dict that timm would have for our arrays."""
+    names = timm_names.timm_names(name, ours)
+    assert len(set(names.values())) == len(names)
+    return {
+        names[path]: jax.eval_shape(functools.partial(timm_names.to_timm, path=path), x).shape
+        for path, x in ours.items()
+    }
 
 
 @pytest.mark.parametrize('theirs', REFERENCE['networks'])
-def test_names_and_shapes_are_those_of_timms_state_dict(theirs):
+def test_every_array_has_a_name_and_a_shape_in_timm(theirs):
     name, options = OURS[theirs]
-    size = 224 if name in ('vgg16', 'resnet152') else 299
-    shapes = flatten(abstract_variables(create_model(name, **options), size))
-    found = shapes_of(TIMM.names(name, shapes), shapes)
-    assert found == {key: tuple(shape) for key, shape in REFERENCE['networks'][theirs].items()}
+    ours = arrays(create_model(name, **options), (224, 224))
+    expected = {key: tuple(shape) for key, shape in REFERENCE['networks'][theirs].items()}
+    assert timm_shapes(name, ours) == expected
+
+
+def test_layouts_are_undone_exactly():
+    rng = np.random.default_rng(0)
+    for path, shape in {
+        'conv1/kernel': (3, 5, 2, 4),
+        'sepconv1/depthwise/kernel': (3, 3, 1, 4),
+        'logits/kernel': (6, 3),
+        'fc1/kernel': (7 * 7 * 2, 3),
+        'fc2/kernel': (5, 3),
+        'bn/scale': (7,),
+    }.items():
+        array = rng.normal(size=shape)
+        np.testing.assert_array_equal(
+            timm_names.from_timm(timm_names.to_timm(array, path), path), array
+        )
 
 
 @pytest.mark.parametrize(
     'run',
     REFERENCE['runs'],
-    ids=lambda run: f'{run["network"]}-{"training" if run["train"] else "inference"}',
+    ids=lambda run: '-'.join(
+        [run['network'], *map(str, run['options'].values()), 'train' if run['train'] else 'eval']
+    ),
 )
-def test_features_logits_and_statistics_agree(run, float64):
+def test_features_and_logits_are_timms(run, float64):
     name, options = OURS[run['network']]
-    for key, value in run['options'].items():
-        options = {**options, **OPTIONS[key](value)}
-    model = create_model(name, 10, dtype='float64', dropout=0.0, bn_momentum=0.9, **options)
-    abstract = abstract_variables(model, run['size'][0])
-    shapes = flatten(abstract)
-    names = TIMM.names(name, shapes)
-    theirs = shapes_of(names, shapes)
-    order = [key for key in REFERENCE['networks'][run['network']] if key in theirs]
-    assert len(order) == len(theirs)
-    arrays = timm_weights.weights({key: theirs[key] for key in order})
-    variables = jax.tree_util.tree_map_with_path(
-        lambda path, _: ours(arrays, names, [part.key for part in path[1:]]), abstract
-    )
+    options = {**options, **dict(OPTIONS[key](value) for key, value in run['options'].items())}
+    if run['train']:
+        options['bn_momentum'] = 0.9
+    classes = run['outputs']['logits']['shape'][1]
+    model = create_model(name, classes, dropout=0.0, dtype='float64', **options)
+    ours = arrays(model, run['size'])
+    names = timm_names.timm_names(name, ours)
+    weights = timm_weights.weights(timm_shapes(name, ours))
+    variables: dict = {'params': {}, 'batch_stats': {}}
+    for path in ours:
+        collection = 'batch_stats' if path.endswith(('/mean', '/var')) else 'params'
+        variables[collection][path] = timm_names.from_timm(weights[names[path]], path)
+    variables = {key: unflatten_dict(tree, sep='/') for key, tree in variables.items()}
 
     # A program that runs once is not worth optimising.
-    @functools.partial(
-        jax.jit,
-        static_argnames='train',
-        compiler_options={'xla_backend_optimization_level': 0},
-    )
-    def compute(variables, x, train):
-        apply = functools.partial(model.apply, variables, x, train=train, mutable=['batch_stats'])
-        ends, _ = apply(features_only=True)
-        logits, updates = apply()
-        # As a list, since jit sorts dictionaries.
-        return list(ends.values()), logits, updates.get('batch_stats', {})
+    @functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+    def compute(variables, x):
+        apply = functools.partial(model.apply, variables, x, train=run['train'])
+        logits, updates = apply(mutable=['batch_stats'])
+        ends, _ = apply(features_only=True, mutable=['batch_stats'])
+        return list(ends.values()), logits, updates
 
-    ends, logits, stats = compute(variables, timm_weights.pictures(run['size']), run['train'])
-    found = {str(i): end for i, end in enumerate(ends)} | {'logits': logits}
+    ends, logits, updates = compute(variables, timm_weights.pictures(run['size']))
+    outputs = {str(i): end for i, end in enumerate(ends)} | {'logits': logits}
     if run['train']:
-        means = {names[key]: x for key, x in flatten({'': stats}).items() if key.endswith('mean')}
-        found['running_mean'] = np.concatenate([means[key] for key in order if key in means])
-    assert found.keys() == run['outputs'].keys()
+        stats = flatten_dict(updates['batch_stats'], sep='/')
+        means = {names[path]: x for path, x in stats.items() if path.endswith('mean')}
+        outputs['running_mean'] = np.concatenate([means[key] for key in sorted(means)])
+    assert outputs.keys() == run['outputs'].keys()
     differences = {}
     for key, expected in run['outputs'].items():
-        sample = timm_weights.sample(np.asarray(found[key]))
-        assert sample['shape'] == expected['shape'], key
-        difference = np.abs(np.subtract(sample['values'], expected['values'])).max()
-        differences[key] = difference / expected['rms']
-    print(run['network'], run['options'], f'train={run["train"]}:', differences)
-    # Rounding, which batch norm over few values multiplies.
+        found = timm_weights.sample(np.asarray(outputs[key]))
+        assert found['shape'] == expected['shape'], key
+        numbers = ([x['rms'], *x['values']] for x in (found, expected))
+        differences[key] = np.abs(np.subtract(*numbers)).max() / expected['rms']
+    print(run['network'], run['options'], run['train'], f'{max(differences.values()):.1e}')
     assert max(differences.values()) < 1e-10, differences
-
-
-def ours(arrays, names, path):
-    key = '/'.join(path)
-    return TIMM.to_ours(arrays[names[key]], key)

@@ -57,7 +57,7 @@ def _timm_recognise(arrays: Arrays) -> tuple[str, dict[str, Any]]:
     if 'conv4.pointwise.weight' in arrays:
         network = 'xception'
     elif 'blocks.0.stack.conv1.conv_dw.weight' in arrays:
-        network = {12: 'xception41', 20: 'xception65', 22: 'xception71'}.get(len(blocks), '')
+        network = {13: 'xception41', 21: 'xception65', 23: 'xception71'}.get(len(blocks), '')
     elif 'Mixed_7c.branch_pool.conv.weight' in arrays:
         network = 'inception_v3'
         options['auxiliary'] = 'AuxLogits.fc.weight' in arrays

@@ -1,10 +1,7 @@
-"""Set before anything imports jax or keras; and how tests start the programs."""
+"""Set before anything imports jax or keras; and programs that run to their end."""
 
 import os
-import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
 
 import pytest
@@ -16,7 +13,6 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # are many and small.
 OWNER = 'XCEPTION_FLAX_TEST_CACHE' not in os.environ
 CACHE = os.environ.setdefault('XCEPTION_FLAX_TEST_CACHE', tempfile.mkdtemp() if OWNER else '')
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 def pytest_unconfigure():
@@ -25,28 +21,10 @@ def pytest_unconfigure():
         shutil.rmtree(CACHE, ignore_errors=True)
 
 
-def start(*args: str, devices: int | None = None, **env: str) -> subprocess.Popen:
-    """Starts `python *args` in the project's root, on so many simulated devices."""
-    if devices is not None:
-        env['JAX_NUM_CPU_DEVICES'] = str(devices)
-    return subprocess.Popen(
-        [sys.executable, *args],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            'JAX_COMPILATION_CACHE_DIR': CACHE,
-            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-            **env,
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.fixture(scope='session')
 def program():
     """Runs `python *args`; gives what it printed, and fails if it failed."""
+    from programs import start
 
     def run(*args: str, devices: int | None = None, status: int = 0, **env: str) -> str:
         process = start(*args, devices=devices, **env)

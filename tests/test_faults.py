@@ -12,7 +12,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from conftest import start
+from programs import start
 from test_main import records, weights
 
 import xception_flax

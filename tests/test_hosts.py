@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import start
+from programs import start
 from test_faults import AGAIN, RUN, Watched
 from test_main import records
 

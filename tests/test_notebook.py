@@ -9,7 +9,7 @@ import nbclient
 import nbformat
 import numpy as np
 import pytest
-from conftest import CACHE, ROOT
+from programs import CACHE, ROOT
 
 NOTEBOOK = ROOT / 'experiments' / 'colab' / 'xception.ipynb'
 SHORTER = [

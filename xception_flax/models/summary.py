@@ -40,7 +40,7 @@ class Layer(Node):
 
     Attributes:
       kind: 'conv', 'depthwise', 'pointwise' (1x1, after a depthwise), 'dense', 'batch_norm' or
-        'other'.
+        'other' (LeNet-5's weighted averages).
       kernel: shape of the kernel, `(h, w, C_in / groups, C_out)` or `(C_in, C_out)`; empty for
         none.
       strides: stride in both directions.

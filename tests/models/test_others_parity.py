@@ -16,8 +16,6 @@ import xception_flax
 from xception_flax import create_model
 
 CLASSES = 100
-# Programs that run once are not worth optimising.
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 BLOCKS = {
     'inception_v3': [f'mixed{i}' for i in range(11)],
     'vgg16': [f'block{i}_pool' for i in range(1, 6)],
@@ -86,10 +84,10 @@ def test_every_block_and_the_logits_agree(name, size, train, float64, tmp_path):
     x = np.random.default_rng(1).uniform(-1, 1, (2, size, size, 3))
     trainable = [v.value for v in blocks.trainable_variables]
     stats = [v.value for v in blocks.non_trainable_variables]
-    expected, new_stats = jit(functools.partial(blocks.stateless_call, training=train))(
+    expected, new_stats = jax.jit(functools.partial(blocks.stateless_call, training=train))(
         trainable, stats, x
     )
-    logits, state = jit(
+    logits, state = jax.jit(
         functools.partial(
             ours.apply,
             train=train,

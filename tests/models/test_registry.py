@@ -16,9 +16,6 @@ from xception_flax.ops import depthwise
 from xception_flax.runtime.checkpoints import checksums
 from xception_flax.runtime.errors import UserError
 
-# Programs that run once are not worth optimising.
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-
 # Options that make a network small enough to be compiled here, where it has such.
 SMALL = {
     'xception': {'stem': 'small', 'width': 0.125, 'middle_repeats': 1},
@@ -59,7 +56,7 @@ def build(name, **options):
 def variables(name):
     size = build(name).min_image_size
     x = jnp.zeros((1, size, size, 3))
-    return jit(functools.partial(build(name).init, train=False))(jax.random.key(0), x)
+    return jax.jit(functools.partial(build(name).init, train=False))(jax.random.key(0), x)
 
 
 def pictures(name, extra=0):
@@ -102,7 +99,7 @@ class TestEvery:
         model = build(name, dtype=jnp.bfloat16)
         x = pictures(name)
 
-        @jit
+        @jax.jit
         @functools.partial(jax.value_and_grad, has_aux=True)
         def loss(params, rest):
             logits, updates = model.apply(
@@ -128,7 +125,7 @@ class TestEvery:
         )
 
     def test_is_deterministic_in_inference(self, name):
-        apply = jit(functools.partial(build(name).apply, train=False))
+        apply = jax.jit(functools.partial(build(name).apply, train=False))
         first, again = (apply(variables(name), pictures(name)) for _ in range(2))
         assert first.shape == (4, 5)
         np.testing.assert_array_equal(first, again)
@@ -137,7 +134,7 @@ class TestEvery:
         x = pictures(name, extra=21)
         if name in FIXED_SIZE:
             x = x[:, : x.shape[1] - 19]  # so little that no feature is added
-        logits = jit(functools.partial(build(name).apply, train=False))(variables(name), x)
+        logits = jax.jit(functools.partial(build(name).apply, train=False))(variables(name), x)
         assert logits.shape == (4, 5)
 
     def test_refuses_pictures_that_are_too_small(self, name):
@@ -234,7 +231,7 @@ def test_a_finer_output_stride_gives_the_same_features_at_more_places(
         for stride in (32, 16, 8)
     }
 
-    @jit
+    @jax.jit
     def last_features():
         variables = models[32].init(jax.random.key(0), x, features_only=True)
         return {

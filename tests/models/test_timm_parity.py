@@ -96,8 +96,7 @@ def test_features_and_logits_are_timms(run, float64):
         variables[collection][path] = timm_names.from_timm(weights[names[path]], path)
     variables = {key: unflatten_dict(tree, sep='/') for key, tree in variables.items()}
 
-    # A program that runs once is not worth optimising.
-    @functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+    @jax.jit
     def compute(variables, x):
         apply = functools.partial(model.apply, variables, x, train=run['train'])
         logits, updates = apply(mutable=['batch_stats'])

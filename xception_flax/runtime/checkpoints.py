@@ -186,7 +186,10 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
-    def _failure(self, error: Exception) -> UserError:
+    def _failure(self, error: Exception) -> Exception:
+        """What to raise: when another process is gone, nothing is wrong with the disk."""
+        if isinstance(error, jax.errors.JaxRuntimeError) and hosts.several():
+            return error
         good = [step for step in self.steps() if (self.folder / str(step)).is_dir()]
         newest = f'the newest whole one is of step {good[-1]}' if good else 'there is none yet'
         return UserError(

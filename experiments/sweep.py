@@ -71,7 +71,7 @@ def main(name: str) -> None:
 
         parameters = dict(_assignment(text) for text in values.slurm)
         for run, job in slurm.submit(chosen, workdir / 'slurm', parameters):
-            print(f'{run.name}: job {job}')
+            print(f'{run.name}: job {job.job_id}')
     else:
         local.Sweep(chosen, cache=workdir / 'compiled').go()
 

@@ -16,15 +16,14 @@ A long command line may stand in a file: --flagfile=FILE. What else starts runs:
   --launcher=slurm --slurm=slurm_partition=gpu --slurm=gpus_per_node=8 --slurm=timeout_min=1440
 """
 
-import ast
 import pathlib
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from xception_flax.runtime import program
-from xception_flax.runtime.errors import UserError, nearest
+from xception_flax.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from experiments.studies.study import Study
@@ -50,15 +49,15 @@ def main(name: str) -> None:
     import jax  # after the flags: their mistakes are told at once
 
     jax.config.update('jax_platforms', 'cpu')  # leaves the accelerators to the runs
-    from experiments.studies import local
+    from experiments.studies import local, settings
     from experiments.studies.runs import runs
 
     values = flags.FLAGS
     workdir = pathlib.Path(values.workdir).expanduser().absolute()
-    overrides = dict(_assignment(text) for text in values.set)
+    overrides = settings.assignments(values.set)
     chosen = runs(_study(name), workdir, tuple(map(int, values.seeds)), overrides)
     for run in chosen:
-        _ = run.settings  # a mistake in the last run is told before the first begins
+        _ = run.config  # a mistake in the last run is told before the first begins
     if values.dry_run:
         for run in chosen:
             print(f'{run.name}: {run.standing()}{", in use" if local.in_use(run) else ""}')
@@ -69,7 +68,7 @@ def main(name: str) -> None:
     elif values.launcher == 'slurm':
         from experiments.studies import slurm
 
-        parameters = dict(_assignment(text) for text in values.slurm)
+        parameters = settings.assignments(values.slurm)
         for run, job in slurm.submit(chosen, workdir / 'slurm', parameters):
             print(f'{run.name}: job {job.job_id}')
     else:
@@ -77,44 +76,17 @@ def main(name: str) -> None:
 
 
 def _study(name: str) -> 'Study':
-    from experiments.studies import ACCURACY, STUDIES, study
+    from experiments.studies import ACCURACY, lookup, settings, study
 
     values = flags.FLAGS
     if name != 'grid':
         if values.base or values.vary:
             raise UserError('--base and --vary are for the study grid')
-        if name not in STUDIES:
-            raise UserError(f'there is no study {name!r}{nearest(name, [*STUDIES, "grid"])}')
-        return STUDIES[name]
+        return lookup(name)
     if not (values.base and values.vary):
         raise UserError('grid takes --base=FILE and --vary=PATH=VALUE,VALUE,...; see --help')
-    axes = {path: _several(text) for path, text in map(_split, values.vary)}
-    return study.Study('a grid', study.grid(values.base, axes), ACCURACY)
-
-
-def _split(text: str) -> tuple[str, str]:
-    path, equals, value = text.partition('=')
-    if not equals:
-        raise UserError(f'{text!r} is no PATH=VALUE')
-    return path, value
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    path, value = _split(text)
-    return path, _value(value)
-
-
-def _value(text: str) -> Any:
-    """A number, a tuple, a truth value, or else the text itself."""
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
-
-
-def _several(text: str) -> list[Any]:
-    values = _value(f'[{text}]')
-    return values if isinstance(values, list) else [_value(part) for part in text.split(',')]
+    variants = study.grid(values.base, settings.axes(values.vary))
+    return study.Study('a grid', variants, ACCURACY)
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ values of their curves, read off the picture (`experiments/paper_curves.csv`, ab
 from typing import Any
 
 from experiments.studies.study import Figure, Study, Variant, grid
+from xception_flax.runtime.errors import UserError, nearest
 
 ACCURACY = {'top1': 'top-1', 'top5': 'top-5'}
 MAP = {'map100_pictures': 'MAP@100, by pictures', 'map100_classes': 'MAP@100, by classes'}
@@ -39,6 +40,7 @@ IMAGENET = Study(
         ),
     ),
     ACCURACY,
+    1000,
     (Figure('Figure 6', 'fig6', {'xception': 'xception', 'inception_v3': 'inception_v3'}),),
 )
 
@@ -54,6 +56,7 @@ RESIDUAL = Study(
         ),
     ),
     ACCURACY,
+    1000,
     (Figure('Figure 9', 'fig9', {'xception': 'residual', 'no_residual': 'non_residual'}),),
 )
 
@@ -67,6 +70,7 @@ ACTIVATION = Study(
         ),
     ),
     ACCURACY,
+    1000,
     (Figure('Figure 10', 'fig10', {'xception': 'none', 'elu': 'elu', 'relu': 'relu'}),),
 )
 
@@ -95,6 +99,7 @@ FC_LAYERS = Study(
         ),
     ),
     MAP,
+    None,
     (
         Figure(
             'Figure 7',
@@ -119,6 +124,7 @@ BATCH_LR = Study(
         overrides={'total_epochs': 90.0},
     ),
     ACCURACY,
+    1000,
 )
 
 
@@ -155,6 +161,7 @@ FASHION_MNIST = Study(
         _fashion('relu', 'Xception, ReLU between', 0.7705, {'xception.intermediate': 'relu'}),
     ),
     ACCURACY,
+    10,
     (
         Figure('Like Figure 6', '', {'xception': '', 'inception_v3': ''}),
         Figure('Like Figure 9', '', {'xception': '', 'no_residual': ''}),
@@ -171,3 +178,14 @@ STUDIES = {
     'batch_lr': BATCH_LR,
     'fashion_mnist': FASHION_MNIST,
 }
+
+
+def lookup(name: str) -> Study:
+    """The study of that name.
+
+    Raises:
+      UserError: there is none.
+    """
+    if name not in STUDIES:
+        raise UserError(f'there is no study {name!r}{nearest(name, [*STUDIES, "grid"])}')
+    return STUDIES[name]

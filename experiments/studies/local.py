@@ -13,7 +13,8 @@ from types import FrameType
 import filelock
 from tqdm import tqdm
 
-from experiments.studies.runs import ROOT, Run
+from experiments.studies.runs import Run
+from experiments.studies.settings import ROOT
 from xception_flax.runtime import stopping
 from xception_flax.runtime.errors import UserError
 from xception_flax.runtime.progress import duration

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -10,12 +9,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from experiments.studies import settings
 from experiments.studies.study import Study
 from xception_flax.config import Durations, reading
 from xception_flax.runtime import workdirs, writers
-from xception_flax.runtime.errors import UserError
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +21,16 @@ class Standing:
 
     Attributes:
       step: the last one that it has recorded.
-      total: how many there are to be; None where that takes the data and a first checkpoint.
-      done: whether the last one is saved and evaluated.
+      total: how many there are to be; None before a run has told how many examples there are.
+      results: the evaluation of the last step, of the averaged weights where there are any; None
+        before it.
+      done: whether that step is also saved, and the run so complete.
       changed: settings with which it was trained and that are others now, in words.
     """
 
     step: int
     total: int | None
+    results: writers.Record | None
     done: bool
     changed: tuple[str, ...]
 
@@ -54,31 +54,23 @@ class Run:
     Attributes:
       name: such as 'xception/seed0'.
       workdir: its folder.
-      config: its config file.
+      file: its config file.
       overrides: settings that differ from the file, the seed among them.
     """
 
     name: str
     workdir: pathlib.Path
-    config: str
+    file: str
     overrides: Mapping[str, Any]
 
     @functools.cached_property
-    def settings(self) -> ConfigDict:
+    def config(self) -> ConfigDict:
         """The whole config.
 
         Raises:
           UserError: there is no such file or setting, or a value is of another type.
         """
-        config = reading.read_file(str(ROOT / self.config))
-        reading.check_keys(list(self.overrides))
-        for path, value in self.overrides.items():
-            try:
-                config.update_from_flattened_dict({path: value})
-            except (TypeError, ValueError) as error:
-                raise UserError(f'config.{path} cannot be {value!r}: {error}') from error
-        reading.override_units(config, list(self.overrides))
-        return config
+        return settings.read(self.file, self.overrides)
 
     @property
     def log(self) -> pathlib.Path:
@@ -89,45 +81,38 @@ class Run:
     def command(self) -> list[str]:
         """What starts it, or lets it go on, in the project's root."""
         changes = [f'--config.{path}={value}' for path, value in self.overrides.items()]
-        main = ['-m', 'xception_flax.main', f'--config={self.config}', *changes]
+        main = ['-m', 'xception_flax.main', f'--config={self.file}', *changes]
         return [sys.executable, *main, f'--workdir={self.workdir}']
 
     def standing(self) -> Standing:
         """Looks into its folder how far it is."""
-        records = writers.read(self.workdir / 'metrics.jsonl')
-        saved = max(_checkpoints(self.workdir), default=0)
-        total = self._total(saved)
-        weights = 'averaged' if self.settings.ema_decay else 'live'
-        evaluated = {r['step'] for r in records if r.get('weights') == weights}
-        bound, free = self._differences()
-        return Standing(
-            step=max((r['step'] for r in records), default=0),
-            total=total,
-            done=total is not None and saved >= total and saved in evaluated and not bound,
-            changed=(*bound, *free),
-        )
-
-    def _total(self, saved: int) -> int | None:
-        if self.settings.total_epochs is None:
-            return Durations.resolve(self.settings, 0).total
-        if not saved:
-            return None
-        progress = self.workdir / 'checkpoints' / str(saved) / 'progress' / 'metadata'
-        examples = json.loads(progress.read_text())['examples']
-        return Durations.resolve(self.settings, examples).total
-
-    def _differences(self) -> tuple[list[str], list[str]]:
-        path = self.workdir / 'config.json'
-        if not path.exists():
-            return [], []
-        stored, config = reading.from_json(path), self.settings.copy_and_resolve_references()
-        if config.dataset.num_classes is None:  # then a run takes it from the data
-            config.dataset.num_classes = stored.dataset.num_classes
-        return workdirs.differences(stored, config)
+        return standing(self.workdir, self.config)
 
 
-def _checkpoints(workdir: pathlib.Path) -> list[int]:
-    return [int(p.name) for p in (workdir / 'checkpoints').glob('*') if p.name.isdigit()]
+def standing(workdir: pathlib.Path, config: ConfigDict) -> Standing:
+    """Looks how far the run in `workdir` is, which should be of this config."""
+    records = writers.read(workdir / 'metrics.jsonl')
+    bound: list[str] = []
+    free: list[str] = []
+    if (workdir / 'config.json').exists():
+        stored = reading.from_json(workdir / 'config.json')
+        config = config.copy_and_resolve_references()
+        for number in ('num_classes', 'num_examples'):  # which a run takes from the data
+            if config.dataset[number] is None:
+                config.dataset[number] = stored.dataset[number]
+        bound, free = workdirs.differences(stored, config)
+    total = None
+    if config.total_epochs is None or config.dataset.num_examples:
+        total = Durations.resolve(config, config.dataset.num_examples or 0).total
+    weights = 'averaged' if config.ema_decay else 'live'
+    last = [r for r in records if r['step'] == total and r.get('weights') == weights]
+    return Standing(
+        step=max((r['step'] for r in records), default=0),
+        total=total,
+        results=last[-1] if last and not bound else None,
+        done=bool(last and not bound and (workdir / 'checkpoints' / str(total)).is_dir()),
+        changed=(*bound, *free),
+    )
 
 
 def runs(
@@ -149,7 +134,7 @@ def runs(
         Run(
             f'{variant.name}/seed{chosen[i]}',
             workdir / variant.name / f'seed{chosen[i]}',
-            variant.config,
+            variant.file,
             {**variant.overrides, **(overrides or {}), 'seed': chosen[i]},
         )
         for i in range(rounds)

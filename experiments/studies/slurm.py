@@ -1,12 +1,15 @@
 """Runs as Slurm jobs, by submitit (extra `[slurm]`)."""
 
+import contextlib
+import os
 import pathlib
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.studies.runs import ROOT, Run
+from experiments.studies.runs import Run
+from experiments.studies.settings import ROOT
 from xception_flax.runtime import stopping
 from xception_flax.runtime.errors import UserError
 
@@ -42,7 +45,9 @@ class Job:
 
         if self._process is not None:
             self._process.terminate()
-            self._process.wait()
+            # This is inside a signal's handler, which came in the middle of `Popen.wait`.
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(Job(self.command))
 
 
@@ -74,7 +79,7 @@ def submit(
     try:
         executor = submitit.AutoExecutor(folder, cluster=cluster)
         executor.update_parameters(**parameters)
-    except (NameError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f'submitit: {" ".join(str(error).split())}') from error
     for run in runs:
         if not run.standing().done:

@@ -13,7 +13,7 @@ class Variant:
     Attributes:
       name: of its folder; the same in two studies for what they have in common.
       label: what tables and figures call it.
-      config: its file.
+      file: its config file, from the project's root.
       overrides: settings that differ from the file, by their paths.
       seeds: one run each.
       paper: the paper's numbers, by the names in a study's `metrics`, and 'parameters' and
@@ -22,7 +22,7 @@ class Variant:
 
     name: str
     label: str
-    config: str
+    file: str
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -51,6 +51,7 @@ class Study:
       title: what it compares.
       variants: the first is what the others are compared with.
       metrics: what counts in evaluations, by its name in `metrics.jsonl`; the first is drawn.
+      num_classes: of the data; None where only a run tells.
       figures: of the paper.
       paper_data: the data set of the paper's numbers, where it is another.
     """
@@ -58,12 +59,13 @@ class Study:
     title: str
     variants: tuple[Variant, ...]
     metrics: Mapping[str, str]
+    num_classes: int | None = None
     figures: tuple[Figure, ...] = ()
     paper_data: str = ''
 
 
 def grid(
-    config: str,
+    file: str,
     axes: Mapping[str, Sequence[Any]],
     seeds: tuple[int, ...] = (0,),
     overrides: Mapping[str, Any] | None = None,
@@ -71,7 +73,7 @@ def grid(
     """A variant for each combination of values.
 
     Args:
-      config: the file that all start from.
+      file: the config file that all start from.
       axes: the values of each setting, by its path.
       seeds: of each combination.
       overrides: what else differs from the file, in all.
@@ -81,5 +83,5 @@ def grid(
         point = dict(zip(axes, values, strict=True))
         label = ', '.join(f'{path.rpartition(".")[2]} {value}' for path, value in point.items())
         name = label.replace(', ', '-').replace(' ', '_').replace('/', '_')
-        variants.append(Variant(name, label, config, {**(overrides or {}), **point}, seeds))
+        variants.append(Variant(name, label, file, {**(overrides or {}), **point}, seeds))
     return tuple(variants)

@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from experiments.reporting.collect import Measured
 from experiments.studies.study import Figure, Study
@@ -46,8 +47,8 @@ def draw(study: Study, figure: Figure, measured: Sequence[Measured]) -> Drawing:
     metric = next(iter(study.metrics))
     paper = paper_curves(figure.paper)
     with matplotlib.rc_context(STYLE):
-        drawing = Drawing(figsize=(5.2, 3.9), layout='constrained')
-        axes, measured_any = drawing.subplots(), False
+        drawing = Drawing(figsize=(4.6, 3.8), layout='constrained')
+        axes = drawing.subplots()
         for i, one in enumerate(measured):
             if one.variant.name not in figure.series:
                 continue
@@ -57,14 +58,13 @@ def draw(study: Study, figure: Figure, measured: Sequence[Measured]) -> Drawing:
                 source = f'paper, {study.paper_data}' if study.paper_data else 'paper'
                 label = f'{one.variant.label} ({source})'
                 axes.plot(*zip(*points, strict=True), '--', color=colour, alpha=0.75, label=label)
-            measured_any |= _curve(axes, one, metric, colour)
-        if not measured_any:
-            axes.text(0.5, 0.5, 'not run', ha='center', transform=axes.transAxes, fontsize=14)
+            if not _curve(axes, one, metric, colour):
+                axes.plot([], [], color=colour, marker='.', label=f'{one.variant.label}: not run')
         axes.set(xlabel='gradient steps', ylabel=study.metrics[metric])
-        axes.xaxis.set_major_formatter(lambda x, _: f'{x:,.0f}')
+        axes.xaxis.set_major_formatter(EngFormatter(sep=''))  # 20k, 30M
+        axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.grid(alpha=0.25, color=INK, linewidth=0.6)
-        if axes.lines:
-            drawing.legend(loc='outside lower left', frameon=False, fontsize=9)
+        drawing.legend(loc='outside lower left', frameon=False, fontsize=9)
     return drawing
 
 

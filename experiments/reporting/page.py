@@ -29,6 +29,10 @@ thead th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--
   vertical-align: bottom; white-space: normal; min-width: 4.5rem; }
 th:first-child { text-align: left; font-weight: 500; }
 tbody tr + tr > * { border-top: 1px solid var(--line); }
+@media (max-width: 40rem) {
+  body { padding-top: 1rem; }
+  th, td { padding-right: .7rem; }
+  th:first-child { white-space: normal; min-width: 7.5rem; } }
 .missing { color: var(--warn); font-style: italic; }
 .note { color: var(--soft); font-size: .88rem; max-width: 46rem; margin: .5rem 0; }
 .figures { display: grid; gap: 1.5rem;

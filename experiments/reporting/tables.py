@@ -149,7 +149,7 @@ def comparisons(study: Study, measured: Sequence[Measured]) -> Table | None:
         return None
     scale = ', points' if metric in PERCENT else ''
     header = [
-        f'{first.variant.label} less', f'{study.metrics[metric]}{scale}', '95 % interval',
+        f'{first.variant.label} minus', f'{study.metrics[metric]}{scale}', '95 % interval',
         't-test, p', 'permutation, p', 'seeds',
     ]  # fmt: skip
     paper = _paper(study, metric)

@@ -131,22 +131,33 @@ def hold(run: Run) -> Iterator[bool]:
     The run itself claims its folder only some seconds after its start.
     """
     run.workdir.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(run.workdir / '.sweep.lock', timeout=0):
-            yield not in_use(run)
-    except filelock.Timeout:
-        yield False
+    with _lock(run.workdir / '.sweep.lock') as free:
+        yield free and not in_use(run)
 
 
 def in_use(run: Run) -> bool:
     """Whether a training is at work in the run's folder."""
     if not run.workdir.exists():
         return False
+    with _lock(run.workdir / '.lock') as free:  # of `workdirs.claim`
+        return not free
+
+
+@contextlib.contextmanager
+def _lock(path: pathlib.Path) -> Iterator[bool]:
+    """Takes a lock if it is free; gives whether it was."""
+    lock = filelock.FileLock(path, timeout=0)
     try:
-        with filelock.FileLock(run.workdir / '.lock', timeout=0):
-            return False
+        lock.acquire()
     except filelock.Timeout:
-        return True
+        yield False
+        return
+    except NotImplementedError:
+        pass  # a mount that knows no locks
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def last_line(run: Run) -> str:

@@ -51,6 +51,7 @@ def test_a_run_leaves_its_numbers_its_curves_and_its_settings(finished):
     config = json.loads((workdir / 'config.json').read_text())
     assert (config['total_steps'], config['total_epochs']) == (24, None)
     assert config['dataset']['num_classes'] == 10
+    assert config['dataset']['num_examples'] == 1437
     assert sorted(int(p.name) for p in (workdir / 'checkpoints').iterdir()) == [8, 16, 24]
     assert list((workdir / 'tensorboard').glob('events*'))
     (trace,) = (workdir / 'tensorboard' / 'plugins' / 'profile').glob('*/*.xplane.pb')

@@ -48,6 +48,7 @@ def test_every_config_passes_its_own_checks(path):
         ({'xception__dropout': 2.0}, 'dropout is 2.0'),
         ({'xception__variant': 'torch'}, 'variant'),
         ({'dataset__num_classes': 1000}, 'the data has 10 classes'),
+        ({'dataset__num_examples': 999}, 'num_examples is 999, but train has 1,000'),
         ({'augment__area': (0.5, 0.1)}, 'config.augment.area'),
         ({'augment__area': (0.1,)}, 'config.augment.area'),
         ({'augment__area': ('a', 'b')}, 'config.augment.area'),

@@ -34,6 +34,8 @@ COUNTS = [
     ('inception_v3', {'bn_scale': True}, 23_834_568, 34_432),  # torchvision
     ('inception_v3', {'auxiliary': True, 'bn_scale': True}, 27_161_264, 36_224),
     ('inception_v3', {'variant': 'timm'}, 23_834_568, 34_432),
+    # Channels of 8, 16, ... 192: of the size of Xception in experiments/studies.
+    ('inception_v3', {'stem': 'small', 'width': 0.094, 'num_classes': 10}, 211_226, 3_376),
     ('vgg16', {}, 138_357_544, 0),
     ('resnet152', {}, 60_419_944 - 151_424, 151_424),
     ('resnet152', {'stages': (3, 4, 6, 3)}, 25_636_712 - 53_120, 53_120),  # ResNet-50
@@ -192,6 +194,22 @@ def test_the_auxiliary_classifier_takes_part_in_training_alone():
         lambda v: model.apply(v, x, train=False, mutable=['batch_stats', 'auxiliary']), init
     )
     assert not jax.tree.leaves(inference.get('auxiliary', {}))
+
+
+@pytest.mark.parametrize('size', [8, 28, 33])
+def test_networks_for_small_pictures_have_features_of_the_same_sizes(size):
+    def sides(name):
+        model = xception_flax.create_model(name, 10, stem='small', width=0.125)
+        x = jnp.zeros((1, size, size, 3))
+        ends, _ = jax.eval_shape(
+            lambda: model.init_with_output(jax.random.key(0), x, features_only=True)
+        )
+        return sorted((end.shape[1] for end in ends.values()), reverse=True)
+
+    expected = [size]
+    for _ in range(4):
+        expected.append(-(-expected[-1] // 2))
+    assert sides('inception_v3') == sides('xception') == expected
 
 
 @pytest.mark.parametrize(

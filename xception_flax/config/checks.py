@@ -86,6 +86,11 @@ def check(config: ConfigDict, examples: int, num_classes: int, devices: int) -> 
             f'config.dataset.num_classes is {config.dataset.num_classes}, but the data has '
             f'{num_classes} classes; leave it unset to take the number from the data'
         )
+    if config.dataset.num_examples not in (None, examples):
+        raise UserError(
+            f'config.dataset.num_examples is {config.dataset.num_examples:,}, but '
+            f'{config.dataset.train_split} has {examples:,}; leave it unset to take what is there'
+        )
     check_batch(config, devices)
     durations = Durations.resolve(config, examples)
     if config.schedule.name == 'exponential' and not durations.decay:

@@ -56,6 +56,7 @@ def default() -> ConfigDict:
     c.dataset.train_split = 'train'
     c.dataset.eval_split = 'validation'
     c.dataset.num_classes = placeholder(int)  # None: what the data says
+    c.dataset.num_examples = placeholder(int)  # of the training split; likewise
 
     c.augment = ConfigDict()  # of training pictures, drawn from (seed, epoch, example) alone
     c.augment.crop = 'inception'  # 'inception': random area and aspect; 'pad'; 'none'

@@ -17,17 +17,19 @@ from xception_flax.models import layers
 from xception_flax.models.layers import Module
 
 VARIANTS = ('slim', 'keras1', 'timm')
+STEMS = ('imagenet', 'small')
 
 
 class Conv(nn.Module):
     """Convolution, batch norm and ReLU.
 
     Attributes:
-      features: output channels.
+      features: output channels, before `width`.
       kernel: height and width of the kernel.
       strides: stride in both directions.
       padding: 'SAME' or 'VALID'.
       relu_first: whether ReLU precedes batch norm and the convolution has a bias (`keras1`).
+      width: multiplies the output channels.
       norm: makes the batch norm.
       dtype: compute type.
     """
@@ -37,14 +39,16 @@ class Conv(nn.Module):
     strides: int = 1
     padding: str = 'SAME'
     relu_first: bool = False
+    width: float = 1.0
     norm: Module = layers.BatchNorm
     dtype: layers.Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, features]`."""
+        (features,) = layers.widen((self.features,), self.width)
         x = nn.Conv(
-            self.features,
+            features,
             self.kernel,
             self.strides,
             self.padding,
@@ -65,9 +69,10 @@ class Mixed(nn.Module):
       branches: for each branch its name and its convolutions, each with the arguments of `Conv`;
         several such in place of one are a fork, whose ends are joined.
       pool: what the last branch does first: 'average' (stride 1), or 'max2' or 'average2' (stride
-        2, padding VALID).
+        2).
       projection: channels of the 1x1 convolution after the pooling; 0 for none.
       conv: makes a `Conv`.
+      padding: of a pool of stride 2.
       average_padding: whether the zeros around the picture count in 'average'.
     """
 
@@ -75,6 +80,7 @@ class Mixed(nn.Module):
     pool: str
     projection: int
     conv: Module
+    padding: str = 'VALID'
     average_padding: bool = False
 
     @nn.compact
@@ -107,7 +113,7 @@ class Mixed(nn.Module):
                 count_include_pad=self.average_padding,
             )
         pool = {'max2': nn.max_pool, 'average2': nn.avg_pool}[self.pool]
-        return pool(x, window_shape=(3, 3), strides=(2, 2))
+        return pool(x, window_shape=(3, 3), strides=(2, 2), padding=self.padding)
 
 
 class Auxiliary(nn.Module):
@@ -146,6 +152,9 @@ class InceptionV3(nn.Module):
         before batch norm (with a scale), 32 channels after the pooling of all three 35x35 blocks,
         160 at the start of the last 17x17 block's long branch, and an average for the last maximum;
         or 'timm' (23,834,568): batch norm with a scale, and averages that count the padding.
+      stem: 'imagenet', or 'small' (first convolution of stride 1, and SAME padding throughout, for
+        pictures of 16 to 64 pixels: the features are of the sizes of Xception's small stem).
+      width: multiplies every number of channels (rounded to a multiple of 8).
       auxiliary: whether training has the auxiliary classifier; its logits are sown as
         'auxiliary'/'aux_logits'.
       fc_layers: widths of fully connected layers before the classifier.
@@ -159,6 +168,8 @@ class InceptionV3(nn.Module):
 
     num_classes: int = 1000
     variant: str = 'slim'
+    stem: str = 'imagenet'
+    width: float = 1.0
     auxiliary: bool = False
     fc_layers: tuple[int, ...] = ()
     dropout: float = 0.5
@@ -174,12 +185,14 @@ class InceptionV3(nn.Module):
         Raises:
           ValueError: an option has a value that makes no network.
         """
-        layers.check_options(self, {'variant': VARIANTS})
+        layers.check_options(self, {'variant': VARIANTS, 'stem': STEMS})
         super().__post_init__()
 
     @property
     def min_image_size(self) -> int:
         """Smallest side of a picture that the network takes, in pixels (Keras: 75)."""
+        if self.stem == 'small':
+            return 33 if self.auxiliary else 8
         return 139 if self.auxiliary else 75
 
     @nn.compact
@@ -202,7 +215,8 @@ class InceptionV3(nn.Module):
           ValueError: the pictures are smaller than `min_image_size`.
         """
         layers.check_size(self, x)
-        first = self.variant == 'keras1'
+        small = self.stem == 'small'
+        padding = 'SAME' if small else 'VALID'
         norm = functools.partial(
             layers.BatchNorm,
             self.bn_momentum,
@@ -211,24 +225,36 @@ class InceptionV3(nn.Module):
             self.bn_group_size,
             self.dtype,
         )
-        conv = functools.partial(Conv, relu_first=first, norm=norm, dtype=self.dtype)
+        conv = functools.partial(
+            Conv,
+            relu_first=self.variant == 'keras1',
+            width=self.width,
+            norm=norm,
+            dtype=self.dtype,
+        )
 
         x = x.astype(self.dtype)
         ends: layers.EndPoints = {}
-        for i, (features, kernel, strides, padding) in enumerate(STEM, start=1):
-            x = conv(features, kernel, strides, padding, name=f'conv{i}')(x, train)
+        for i, convolution in enumerate(before_blocks(1 if small else 2, padding), start=1):
+            x = conv(*convolution, name=f'conv{i}')(x, train)
             if i in (3, 5):
                 ends[f'conv{i}'] = x
-                x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
+                x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
         auxiliary_now = self.auxiliary and not features_only and (train or self.is_initializing())
-        for i, (branches, pool, projection) in enumerate(blocks(self.variant)):
+        for i, (branches, pool, projection) in enumerate(blocks(self.variant, padding)):
             if i == 8 and auxiliary_now:
                 auxiliary = Auxiliary(self.num_classes, conv, layers.wide(self.dtype), name='aux')
                 logits = auxiliary(x, train)
                 if not self.is_initializing():
                     self.sow('auxiliary', 'aux_logits', logits)
             mixed = Mixed(
-                branches, pool, projection, conv, self.variant == 'timm', name=f'mixed{i}'
+                branches,
+                pool,
+                projection,
+                conv,
+                padding,
+                average_padding=self.variant == 'timm',
+                name=f'mixed{i}',
             )
             x = mixed(x, train)
             if i in (2, 7, 10):
@@ -238,24 +264,36 @@ class InceptionV3(nn.Module):
         return layers.classify(x, self.num_classes, self.fc_layers, self.dropout, self.dtype, train)
 
 
-STEM = (
-    (32, (3, 3), 2, 'VALID'),
-    (32, (3, 3), 1, 'VALID'),
-    (64, (3, 3), 1, 'SAME'),
-    (80, (1, 1), 1, 'VALID'),
-    (192, (3, 3), 1, 'VALID'),
-)
+def before_blocks(strides: int, padding: str) -> list[tuple]:
+    """The arguments of the five convolutions before the first block.
+
+    Args:
+      strides: of the first.
+      padding: of all that are not padded in any case.
+    """
+    return [
+        (32, (3, 3), strides, padding),
+        (32, (3, 3), 1, padding),
+        (64, (3, 3)),
+        (80, (1, 1)),
+        (192, (3, 3), 1, padding),
+    ]
 
 
-def blocks(variant: str) -> list[tuple]:
-    """The arguments of the eleven `Mixed` blocks: branches, pool and projection."""
+def blocks(variant: str, padding: str) -> list[tuple]:
+    """The arguments of the eleven `Mixed` blocks: branches, pool and projection.
+
+    Args:
+      variant: of the network.
+      padding: of convolutions of stride 2.
+    """
     first = variant == 'keras1'
     found = [_mixed_35(32 if first or i == 0 else 64) for i in range(3)]
     found.append(
         (
             (
-                ('branch3x3', ((384, (3, 3), 2, 'VALID'),)),
-                ('branch3x3dbl', ((64,), (96, (3, 3)), (96, (3, 3), 2, 'VALID'))),
+                ('branch3x3', ((384, (3, 3), 2, padding),)),
+                ('branch3x3dbl', ((64,), (96, (3, 3)), (96, (3, 3), 2, padding))),
             ),
             'max2',
             0,
@@ -265,10 +303,10 @@ def blocks(variant: str) -> list[tuple]:
     found.append(
         (
             (
-                ('branch3x3', ((192,), (320, (3, 3), 2, 'VALID'))),
+                ('branch3x3', ((192,), (320, (3, 3), 2, padding))),
                 (
                     'branch7x7x3',
-                    ((192,), (192, (1, 7)), (192, (7, 1)), (192, (3, 3), 2, 'VALID')),
+                    ((192,), (192, (1, 7)), (192, (7, 1)), (192, (3, 3), 2, padding)),
                 ),
             ),
             'average2' if first else 'max2',

@@ -28,7 +28,7 @@ class Run:
     """What a run is made of.
 
     Attributes:
-      config: the checked config, with the number of classes filled in.
+      config: the checked config, with the numbers of classes and examples filled in.
       durations: its durations in steps.
       train_source: the training split.
       eval_source: the evaluation split.
@@ -80,6 +80,7 @@ def set_up(config: ConfigDict) -> Run:
     durations = configs.check(config, len(train_source), train_source.num_classes, mesh.size)
     config = config.copy_and_resolve_references()
     config.dataset.num_classes = train_source.num_classes
+    config.dataset.num_examples = len(train_source)
 
     dataset = config.dataset
     model = build_model(config, train_source.num_classes)

@@ -1,0 +1,1 @@
+"""What is built on the package: studies of several runs, and reports of what they measured."""

@@ -1,0 +1,1 @@
+"""From the numbers of runs to tables, figures and a page."""

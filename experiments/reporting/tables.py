@@ -1,0 +1,222 @@
+"""The tables of a report."""
+
+import dataclasses
+import html
+import math
+import statistics as basic
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.reporting import statistics
+from experiments.reporting.collect import Measured
+from experiments.studies.study import Study
+from xception_flax.config.checks import build_model
+from xception_flax.models import summary
+
+NOT_RUN = 'not run'
+NO_NUMBER = '\N{EN DASH}'
+PERCENT = ('top1', 'top5')
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Text in rows.
+
+    Attributes:
+      title: what is above it.
+      header: the columns' names.
+      rows: a cell for each.
+      note: what is below it.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ''
+
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        lines = [self.header, ['---', *['---:'] * (len(self.header) - 1)], *self.rows]
+        table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+        return f'### {self.title}\n\n{table}\n' + (f'\n{self.note}\n' if self.note else '')
+
+    def html(self) -> str:
+        """The table in HTML; it scrolls sideways where there is no room."""
+        head = ''.join(f'<th scope="col">{html.escape(name)}</th>' for name in self.header)
+        body = ''.join(f'<tr>{"".join(map(_cell, range(len(r)), r))}</tr>\n' for r in self.rows)
+        note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ''
+        return (
+            f'<h3>{html.escape(self.title)}</h3>\n<div class="wide"><table>\n'
+            f'<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n{note}\n'
+        )
+
+
+def _cell(column: int, text: str) -> str:
+    if column == 0:
+        return f'<th scope="row">{html.escape(text)}</th>'
+    kind = ' class="missing"' if text == NOT_RUN else ''
+    return f'<td{kind}>{html.escape(text)}</td>'
+
+
+def number(metric: str, value: float, signed: bool = False) -> str:
+    """A metric's value: accuracies in percent."""
+    sign = '+' if signed else ''
+    return f'{100 * value:{sign}.2f}' if metric in PERCENT else f'{value:{sign}.4g}'
+
+
+def results(study: Study, measured: Sequence[Measured]) -> Table:
+    """Table 1, or 2: the final values of the study's metrics, with the paper's beside them."""
+    header, rows = ['network'], []
+    for metric, label in study.metrics.items():
+        header += [label + (', %' if metric in PERCENT else '')]
+        header += [paper_column(study)] if _paper(study, metric) else []
+    for one in measured:
+        row = [one.variant.label]
+        for metric in study.metrics:
+            row.append(_mean(metric, list(one.results(metric).values()), one.begun))
+            if column := _paper(study, metric):
+                value = column.get(one.variant.name)
+                row.append(NO_NUMBER if value is None else number(metric, value))
+        rows.append([*row, _count(one)])
+    note = (
+        'Final evaluations, of the averaged weights where there are any. Of several seeds: mean ± '
+        'standard deviation.'
+    )
+    return Table('Results', [*header, 'seeds'], rows, note)
+
+
+def paper_column(study: Study) -> str:
+    """What the paper's column is called."""
+    return f'paper ({study.paper_data})' if study.paper_data else 'paper'
+
+
+def _paper(study: Study, metric: str) -> dict[str, float]:
+    """The paper's values by variant; of MAP@100 there is one, whichever reading was meant."""
+    key = 'map100' if metric.startswith('map100') else metric
+    return {v.name: v.paper[key] for v in study.variants if key in v.paper}
+
+
+def _mean(metric: str, values: Sequence[float], begun: bool) -> str:
+    if not values:
+        return 'not done' if begun else NOT_RUN
+    text = number(metric, basic.mean(values))
+    return f'{text} ± {number(metric, basic.stdev(values))}' if len(values) > 1 else text
+
+
+def _count(one: Measured) -> str:
+    done = sum(seed.standing.results is not None for seed in one.seeds.values())
+    return str(done) if done == len(one.seeds) else f'{done} of {len(one.seeds)}'
+
+
+def costs(study: Study, measured: Sequence[Measured], speed: dict[str, Any]) -> Table:
+    """Table 3: parameters, multiply-adds, and steps per second side by side."""
+    networks = speed.get('networks', {})
+    header = ['network', 'parameters', 'multiply-adds', 'training steps/s', 'pictures/s']
+    parameters, steps = (_paper(study, key) for key in ('parameters', 'steps_per_second'))
+    if parameters:
+        header += ['paper: parameters', 'paper: steps/s']
+    rows = []
+    for one in measured:
+        row = [one.variant.label, NO_NUMBER, NO_NUMBER, NOT_RUN, NOT_RUN]
+        if one.config.dataset.num_classes:
+            model = build_model(one.config, one.config.dataset.num_classes)
+            network = summary.summarise(model, one.config.image_size)
+            row[1:3] = f'{network.parameters:,}', f'{network.macs:,}'
+        if one.variant.name in networks:
+            timed = networks[one.variant.name]
+            row[3] = f'{timed["steps_per_second"]:.3g}'
+            row[4] = f'{timed["steps_per_second"] * timed["batch_size"]:,.0f}'
+        if parameters:
+            count, rate = (column.get(one.variant.name) for column in (parameters, steps))
+            row += [f'{count:,}' if count else NO_NUMBER, f'{rate:g}' if rate else NO_NUMBER]
+        rows.append(row)
+    note = 'Multiply-adds of convolutions and dense layers, for one picture.'
+    if networks:
+        sizes = {f'{n["batch_size"]} pictures in {n["dtype"]}' for n in networks.values()}
+        note += (
+            f' Speed: experiments.speed on {speed["devices"]}, jax {speed["jax"]}; the median of '
+            f'{speed["rounds"]} turns of {speed["steps"]} steps of {", ".join(sorted(sizes))}, '
+            'networks in turn in one process.'
+        )
+    return Table('Costs', header, rows, note)
+
+
+def comparisons(study: Study, measured: Sequence[Measured]) -> Table | None:
+    """The first network against each other one, seed by seed; None if there is but one."""
+    metric = next(iter(study.metrics))
+    first, *others = measured
+    if not others:
+        return None
+    scale = ', points' if metric in PERCENT else ''
+    header = [
+        f'{first.variant.label} minus', f'{study.metrics[metric]}{scale}', '95 % interval',
+        't-test, p', 'permutation, p', 'seeds',
+    ]  # fmt: skip
+    paper = _paper(study, metric)
+    if paper:
+        header += [paper_column(study), 'the same way?']
+    rows, ours = [], first.results(metric)
+    for other in others:
+        theirs = other.results(metric)
+        common = sorted(ours.keys() & theirs.keys())
+        row = [other.variant.label, *[NOT_RUN] * 4, '0']
+        found = None
+        if common:
+            found = statistics.paired([ours[s] for s in common], [theirs[s] for s in common])
+            row[1:] = [
+                number(metric, found.mean, signed=True),
+                _interval(metric, found),
+                _p(found.t_test),
+                _p(found.permutation),
+                str(len(common)),
+            ]
+        if paper:
+            row += _agreement(
+                metric, found, paper.get(first.variant.name), paper.get(other.variant.name)
+            )
+        rows.append(row)
+    note = (
+        'Differences within seeds, which share the order of examples and their augmentation. The '
+        't-test takes them for normal; with 3 seeds it has 2 degrees of freedom. The permutation '
+        'test takes nothing for granted, but its p cannot be below 2 / 2^seeds: 0.25 for 3, 0.03 '
+        'for 6. Neither tells of other test pictures. No correction for several comparisons.'
+    )
+    return Table('Comparisons', header, rows, note)
+
+
+def _interval(metric: str, found: statistics.Paired) -> str:
+    if math.isnan(found.low):
+        return 'one seed'
+    return f'{number(metric, found.low, True)} to {number(metric, found.high, True)}'
+
+
+def _p(p: float) -> str:
+    return NO_NUMBER if math.isnan(p) else f'{p:.2g}'
+
+
+def _agreement(
+    metric: str, found: statistics.Paired | None, ours: float | None, theirs: float | None
+) -> list[str]:
+    """The paper's difference, and whether ours has its sign; an interval with 0 leaves it open."""
+    if ours is None or theirs is None:
+        return [NO_NUMBER, NO_NUMBER]
+    text = number(metric, ours - theirs, signed=True)
+    if found is None:
+        return [text, NOT_RUN]
+    if math.isnan(found.low) or found.low <= 0 <= found.high:
+        return [text, 'undecided']
+    return [text, 'yes' if (found.mean > 0) == (ours > theirs) else 'no']
+
+
+def listing(study: Study, measured: Sequence[Measured]) -> Table:
+    """All runs, with how far they are."""
+    rows = []
+    for one in measured:
+        for seed, run in one.seeds.items():
+            standing, found = run.standing, run.standing.results or {}
+            values = [number(m, found[m]) if m in found else NO_NUMBER for m in study.metrics]
+            state = f'done, {standing.step:,} steps' if found else str(standing)
+            state = NOT_RUN if not standing.step else state
+            rows.append([one.variant.label, str(seed), *values, state])
+    header = ['run', 'seed', *study.metrics.values(), 'state']
+    return Table('Runs', header, rows)

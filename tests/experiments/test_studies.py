@@ -1,0 +1,110 @@
+"""The definitions of the studies."""
+
+import pytest
+from programs import ROOT
+
+from experiments import studies
+from experiments.studies import runs, settings, study
+from xception_flax.config.checks import build_model, check_values
+from xception_flax.models import summary
+from xception_flax.runtime.errors import UserError
+
+
+@pytest.mark.parametrize('name', studies.STUDIES)
+def test_a_study_is_whole(name):
+    one = studies.lookup(name)
+    names = [variant.name for variant in one.variants]
+    assert len(set(names)) == len(names)
+    for variant in one.variants:
+        assert (ROOT / variant.file).is_file(), variant.file
+        check_values(settings.read(variant.file, variant.overrides))
+    for figure in one.figures:
+        assert set(figure.series) <= set(names)
+
+
+def test_studies_on_imagenet_may_share_a_workdir():
+    found = {}
+    for one in (studies.IMAGENET, studies.RESIDUAL, studies.ACTIVATION, studies.BATCH_LR):
+        for variant in one.variants:
+            assert found.setdefault(variant.name, variant) == variant
+    assert found['xception'].file == 'configs/imagenet.py'
+
+
+def test_networks_on_fashion_mnist_are_of_one_size_and_one_recipe():
+    configs, parameters = {}, {}
+    for variant in studies.FASHION_MNIST.variants:
+        config = settings.read(variant.file, variant.overrides)
+        network = summary.summarise(build_model(config, 10), config.image_size)
+        configs[variant.name], parameters[variant.name] = config, network.parameters
+        assert len(variant.seeds) == 3
+    assert parameters == {
+        'xception': 210_330,
+        'inception_v3': 211_226,  # 0.4 % more
+        'no_residual': 195_082,  # its projections are gone
+        'elu': 210_330,
+        'relu': 210_330,
+    }
+    for name, config in configs.items():
+        for key, value in config.items():
+            if key not in ('model', 'xception', 'inception_v3'):
+                assert value == configs['xception'][key], (name, key)
+    ours, theirs = configs['xception'].xception, configs['inception_v3'].inception_v3
+    for option in ('dropout', 'bn_momentum', 'bn_epsilon', 'stem'):
+        assert ours[option] == theirs[option]
+
+
+def test_a_grid_has_every_combination():
+    axes = {'batch_size': (64, 128), 'optimizer.momentum': (0.8, 0.9)}
+    found = study.grid('configs/digits.py', axes, (0, 1), {'total_epochs': 2.0})
+    assert [v.name for v in found] == [
+        f'batch_size_{b}-momentum_{m}' for b in (64, 128) for m in (0.8, 0.9)
+    ]
+    assert found[1].overrides == {
+        'total_epochs': 2.0, 'batch_size': 64, 'optimizer.momentum': 0.9,
+    }  # fmt: skip
+
+
+def test_seeds_come_one_after_the_other_over_all_variants(tmp_path):
+    names = [run.name for run in runs.runs(studies.FASHION_MNIST, tmp_path)]
+    assert names[:6] == [
+        'xception/seed0', 'inception_v3/seed0', 'no_residual/seed0', 'elu/seed0', 'relu/seed0',
+        'xception/seed1',
+    ]  # fmt: skip
+    assert len(names) == 15
+    (run, *_) = runs.runs(studies.FASHION_MNIST, tmp_path, (7,), {'total_epochs': 1.0})
+    assert run.name == 'xception/seed7'
+    assert run.command[-1] == f'--workdir={tmp_path}/xception/seed7'
+    assert {'--config.total_epochs=1.0', '--config.seed=7'} <= set(run.command)
+    assert (run.config.seed, run.config.total_epochs) == (7, 1.0)
+
+
+def test_settings_are_read_from_text():
+    found = settings.assignments(['a=1', 'b=(1, 2)', 'c=0.5', 'd=True', 'e=/data/x', 'f=test'])
+    assert found == {'a': 1, 'b': (1, 2), 'c': 0.5, 'd': True, 'e': '/data/x', 'f': 'test'}
+    assert settings.axes(['a=1,2', 'b=relu,elu', 'c=(1,2),()']) == {
+        'a': [1, 2], 'b': ['relu', 'elu'], 'c': [(1, 2), ()],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'says'),
+    [
+        ({'batch_sise': 1}, 'did you mean config.batch_size'),
+        ({'batch_size': 'many'}, "config.batch_size cannot be 'many'"),
+    ],
+)
+def test_impossible_settings_are_told(overrides, says):
+    with pytest.raises(UserError, match=says):
+        settings.read('configs/digits.py', overrides)
+
+
+def test_an_override_of_a_duration_takes_the_place_of_other_units():
+    config = settings.read('configs/digits.py', {'total_steps': 10})
+    assert (config.total_steps, config.total_epochs) == (10, None)
+
+
+def test_an_unknown_study_is_told():
+    with pytest.raises(UserError, match="no study 'fashion'; did you mean 'fashion_mnist'"):
+        studies.lookup('fashion')
+    with pytest.raises(UserError, match='is no PATH=VALUE'):
+        settings.assignments(['batch_size'])

@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
+from xception_flax.data.augmentation import erase, rand_augment
+
 # OpenCV's names. None of them but 'area' smooths before it shrinks; TensorFlow's do not either.
 INTERPOLATIONS = {
     'nearest': cv2.INTER_NEAREST,
@@ -144,7 +146,13 @@ def for_training(picture: np.ndarray, config: ConfigDict, rng: np.random.Generat
         picture = picture[top : top + size, left : left + size]
     if augment.flip and rng.random() < 0.5:
         picture = picture[:, ::-1]
-    return np.ascontiguousarray(_colour(picture, augment, rng))
+    picture = np.ascontiguousarray(picture)
+    if augment.randaugment:
+        picture = rand_augment(picture, augment.randaugment, augment.magnitude, rng)
+    picture = _colour(picture, augment, rng)
+    if augment.erase and rng.random() < augment.erase:
+        picture = erase(picture, rng)
+    return picture
 
 
 def inception_crop(

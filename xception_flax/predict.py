@@ -29,7 +29,10 @@ flags.DEFINE_string('weights', None, "File of Keras's or timm's weights, in plac
 flags.DEFINE_integer('step', None, 'Which checkpoint of the workdir; the newest by default.')
 flags.DEFINE_integer('top', 5, 'How many labels to show of each picture.', lower_bound=1)
 flags.DEFINE_enum(
-    'crops', '1', ('1', '10'), 'The centre; or centre, corners and their mirrors, averaged.'
+    'crops',
+    '1',
+    ('1', '10', '144'),
+    "The centre; centre, corners and their mirrors, averaged; or Inception's.",
 )
 flags.DEFINE_string('save', None, 'PNG to write: the pictures, with their labels below.')
 flags.DEFINE_bool('json', False, 'Print one line of JSON a picture, in place of a table.')

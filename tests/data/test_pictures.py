@@ -173,3 +173,33 @@ def test_ten_crops_are_centre_corners_and_their_mirror_images(config, shape):
     whole = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
     corners = [whole[:20, :20], whole[:20, -20:], whole[-20:, :20], whole[-20:, -20:]]
     np.testing.assert_array_equal(crops[1:5], corners)
+
+
+@pytest.mark.parametrize(('height', 'width'), [(300, 500), (500, 300), (64, 64)])
+def test_144_crops_are_of_four_sizes_three_squares_six_places_and_mirrored(height, width):
+    c = configs.default()
+    c.image_size = 64
+    ramp = np.linspace(0, 255, 500)
+    picture = np.stack(np.meshgrid(ramp[:width], ramp[:height]), -1)
+    picture = np.concatenate([picture, picture[..., :1] * 0], -1).astype(np.uint8)
+    crops = pictures.many_crops(picture, c)
+    assert crops.shape == (144, 64, 64, 3)
+    np.testing.assert_array_equal(crops[72:], crops[:72, :, ::-1])
+    for index, scale in enumerate((256, 288, 320, 352)):
+        side = round(64 * scale / 224)
+        shape = (side, round(side * width / height))
+        shape = shape if height <= width else (round(side * height / width), side)
+        resized = cv2.resize(picture, shape[::-1], interpolation=cv2.INTER_LINEAR)
+        for place in range(3):
+            group = crops[18 * index + 6 * place :][:6]
+            top, left = (round(place / 2 * (full - side)) for full in shape)
+            square = resized[top : top + side, left : left + side]
+            middle = (side - 64) // 2
+            np.testing.assert_array_equal(
+                group[0], square[middle : middle + 64, middle : middle + 64]
+            )
+            np.testing.assert_array_equal(group[1], square[:64, :64])
+            np.testing.assert_array_equal(group[4], square[-64:, -64:])
+            np.testing.assert_array_equal(
+                group[5], cv2.resize(square, (64, 64), interpolation=cv2.INTER_LINEAR)
+            )

@@ -79,5 +79,5 @@ def test_a_folder_is_no_picture(config, tmp_path):
 
 
 def test_another_number_of_crops_is_refused(config):
-    with pytest.raises(UserError, match='crops is 3; take 1 or 10'):
+    with pytest.raises(UserError, match='crops is 3; take one of'):
         preprocess(picture(), config, crops=3)

@@ -14,7 +14,7 @@ from xception_flax.models import layers
 from xception_flax.runtime import mesh as meshes
 from xception_flax.training import losses
 from xception_flax.training.state import create_state
-from xception_flax.training.step import make_eval_step, make_train_step
+from xception_flax.training.step import as_targets, make_eval_step, make_train_step
 
 BATCH = 8
 RNG = np.random.default_rng(0)
@@ -191,6 +191,61 @@ def test_pictures_of_several_classes_train_and_evaluate():
     assert sums['top1'] == sum(rows[i, best[i]] for i in range(BATCH))
     loss = np.logaddexp(0, logits) - rows * logits
     assert float(sums['loss']) == pytest.approx(loss.sum(), rel=1e-5)
+
+
+def test_a_picture_without_a_class_does_not_count_where_there_may_be_several():
+    c = config(loss='sigmoid')
+    rows = np.eye(4, dtype=np.int32)[LABELS]
+    rows[:3] = 0
+    mask = np.array([1, 0, 1, 1, 1, 1, -1, 1], np.float32)
+    variables = initial(c).variables('live')
+    step = jax.jit(make_eval_step(build_model(c), c))
+    sums = step(variables, {'image': IMAGES, 'label': rows, 'mask': mask})
+    assert (sums['examples'], sums['unlabelled'], sums['unreadable']) == (4, 2, 1)
+    labelled = {'image': IMAGES, 'label': np.eye(4, dtype=np.int32)[LABELS], 'mask': mask}
+    labelled['mask'][[0, 2]] = 0
+    expected = step(variables, labelled)
+    for name in ('top1', 'loss', 'ap100', 'weighted'):
+        assert sums[name] == expected[name]
+    jax.tree.map(np.testing.assert_array_equal, sums['ranking'], expected['ranking'])
+
+
+def test_for_softmax_several_classes_share_the_target():
+    rows = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
+    shares = as_targets(jnp.array(rows), 4, 'softmax')
+    np.testing.assert_array_equal(shares, [[0.5, 0, 0.5, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(as_targets(jnp.array(rows), 4, 'sigmoid'), rows)
+
+
+def test_answers_may_be_restricted_to_some_classes():
+    c = config()
+    variables, subset = initial(c).variables('live'), (1, 3)
+    images = RNG.integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
+    labels = RNG.choice(subset, 64)
+    step = jax.jit(make_eval_step(build_model(c), c, subset=subset))
+    sums = step(variables, {'image': images, 'label': labels, 'mask': np.ones(64, np.float32)})
+    logits = np.asarray(build_model(c).apply(variables, scale(images, 'tf'), train=False))
+    assert sums['top1'] == (logits.argmax(1) == labels).sum()
+    right = (np.array(subset)[logits[:, subset].argmax(1)] == labels).sum()
+    assert sums['top1_subset'] == right > sums['top1'] > 0
+    assert sums['top5_subset'] == 64  # of two
+
+
+@pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
+def test_probabilities_are_averaged_over_crops(loss):
+    c = config(loss=loss)
+    variables = initial(c).variables('live')
+    images = RNG.integers(0, 256, (BATCH, 3, 8, 8, 3), dtype=np.uint8)
+    batch = {'image': images, 'label': LABELS, 'mask': np.ones(BATCH, np.float32)}
+    sums = jax.jit(make_eval_step(build_model(c), c))(variables, batch)
+    flat = scale(images.reshape(-1, 8, 8, 3), 'tf')
+    logits = build_model(c).apply(variables, flat, train=False).reshape(BATCH, 3, 4)
+    mean = {'softmax': jax.nn.softmax, 'sigmoid': jax.nn.sigmoid}[loss](logits).mean(1)
+    targets = jax.nn.one_hot(LABELS, 4)
+    no = (1 - targets) * jnp.log(1 - mean) if loss == 'sigmoid' else 0
+    expected = -(targets * jnp.log(mean) + no).sum()
+    assert float(sums['loss']) == pytest.approx(float(expected), rel=1e-5)
+    assert sums['top1'] == (mean.argmax(1) == LABELS).sum()
 
 
 def test_label_smoothing_raises_the_loss_of_a_sure_network():

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from xception_flax import models
 from xception_flax.config.durations import Durations
 from xception_flax.data import scaling
-from xception_flax.data.pictures import CROPS, INTERPOLATIONS
+from xception_flax.data.pictures import CROPS, EVALUATION_CROPS, INTERPOLATIONS
 from xception_flax.data.sources import SOURCES
 from xception_flax.runtime.errors import UserError, nearest
 from xception_flax.training.losses import LOSSES
@@ -16,11 +16,12 @@ from xception_flax.training.optimizers import OPTIMIZERS, SCHEDULES
 
 DTYPES = ('float32', 'bfloat16', 'float64')
 
-CHOICES: dict[str, Collection[str]] = {
+CHOICES: dict[str, Collection] = {
     'model': models.MODELS,
     'dtype': DTYPES,
     'dataset.source': SOURCES,
     'augment.crop': CROPS,
+    'crops': EVALUATION_CROPS,
     'interpolation': INTERPOLATIONS,
     'preprocessing': scaling.MODES,
     'loss': LOSSES,
@@ -39,6 +40,7 @@ RANGES: dict[str, tuple[float, float]] = {
     'keep_best': (0, 10**6),
     'profile_steps': (0, 1000),
     'crop_fraction': (0.01, 1),
+    'dataset.confidence': (0, 1),
     'loader_threads': (1, 1024),
     'max_unreadable': (0, 1),
     'augment.pad': (0, 2**12),
@@ -46,6 +48,9 @@ RANGES: dict[str, tuple[float, float]] = {
     'augment.contrast': (0, 1),
     'augment.saturation': (0, 1),
     'augment.hue': (0, 0.5),
+    'augment.randaugment': (0, 100),
+    'augment.magnitude': (0, 10),
+    'augment.erase': (0, 1),
     'auxiliary_weight': (0, 100),
     'label_smoothing': (0, 0.999),
     'mixup': (0, 100),
@@ -113,7 +118,9 @@ def check_values(config: ConfigDict) -> None:
     """
     for path, choices in CHOICES.items():
         if config[path] not in choices:
-            raise UserError(f'config.{path} is {config[path]!r}{nearest(config[path], choices)}')
+            raise UserError(
+                f'config.{path} is {config[path]!r}{nearest(str(config[path]), map(str, choices))}'
+            )
     for path, (low, high) in RANGES.items():
         if not low <= config[path] <= high:
             raise UserError(f'config.{path} is {config[path]}; it must be between {low} and {high}')

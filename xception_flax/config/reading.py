@@ -76,6 +76,19 @@ def read_file(path: str | os.PathLike[str]) -> ConfigDict:
     return config
 
 
+def start_from(name: str, file: str) -> ConfigDict:
+    """The config of another file, for `get_config()` to change what differs.
+
+    Args:
+      name: the other file, as seen from the folder of `file`.
+      file: the file that starts from it: `__file__`.
+
+    Raises:
+      UserError: there is no such file, or it fails.
+    """
+    return read_file(os.path.join(os.path.dirname(file), name))
+
+
 def check_keys(keys: Sequence[str]) -> None:
     """Checks that each key is a path in the schema.
 

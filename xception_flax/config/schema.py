@@ -57,6 +57,11 @@ def default() -> ConfigDict:
     c.dataset.eval_split = 'validation'
     c.dataset.num_classes = placeholder(int)  # None: what the data says
     c.dataset.num_examples = placeholder(int)  # of the training split; likewise
+    # tfds: the feature that holds the classes; '' for the usual: 'label', 'real_label', ...
+    c.dataset.label = ''
+    c.dataset.confidence = 0.5  # tfds: a class that is less sure than this is none (open_images_v4)
+    # JSON or CSV of weights of classes in MAP@100 (data/class_weights.py); '' for equal ones.
+    c.dataset.class_weights = ''
 
     c.augment = ConfigDict()  # of training pictures, drawn from (seed, epoch, example) alone
     c.augment.crop = 'inception'  # 'inception': random area and aspect; 'pad'; 'none'
@@ -68,9 +73,15 @@ def default() -> ConfigDict:
     c.augment.contrast = 0.0  # multiplies by 1 +- so much, around the mean
     c.augment.saturation = 0.0  # multiplies by 1 +- so much, around grey (Inception: 0.5)
     c.augment.hue = 0.0  # turns by up to so much of the colour circle
+    c.augment.randaugment = 0  # RandAugment's number of operations (data/augmentation.py)
+    c.augment.magnitude = 9.0  # and their strength, up to 10
+    c.augment.erase = 0.0  # how often a random rectangle is replaced by noise
     c.interpolation = 'bilinear'  # 'nearest', 'bilinear', 'bicubic', 'area' or 'lanczos'
     c.preprocessing = 'tf'  # pixels as the network takes them: 'tf' ([-1, 1]), 'caffe', 'torch'
     c.crop_fraction = 0.875  # evaluation: side of the central crop, of the resized picture's
+    # evaluation: crops of a picture over which probabilities are averaged: 1, the centre; 10,
+    # AlexNet's; 144, Inception's (data/pictures.py).
+    c.crops = 1
     c.loader_threads = 16  # per host, to read and decode pictures
     c.max_unreadable = 0.01  # share of a split's pictures that may be damaged; more end the run
 

@@ -1,10 +1,13 @@
 """What is done to one picture on the host: decode, crop, resize, colours. uint8 in, uint8 out."""
 
 import math
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 from ml_collections import ConfigDict
+
+from xception_flax.data.augmentation import erase, rand_augment
 
 # OpenCV's names. None of them but 'area' smooths before it shrinks; TensorFlow's do not either.
 INTERPOLATIONS = {
@@ -81,11 +84,41 @@ def ten_crops(picture: np.ndarray, config: ConfigDict) -> np.ndarray:
     """
     size = config.image_size
     picture = _fit(picture, size, config.crop_fraction, config.interpolation)
-    bottom, right = picture.shape[0] - size, picture.shape[1] - size
-    corners = [(top, left) for top in (0, bottom) for left in (0, right)]
-    places = [(bottom // 2, right // 2), *corners]
-    crops = np.stack([picture[top : top + size, left : left + size] for top, left in places])
-    return np.concatenate([crops, crops[:, :, ::-1]])
+    return _mirrored(_five_crops(picture, size))
+
+
+def many_crops(picture: np.ndarray, config: ConfigDict) -> np.ndarray:
+    """Inception's test of 144 crops (Szegedy et al. 2015, section 7).
+
+    The shorter side becomes 256, 288, 320 and 352 pixels for a network that takes 224, and as much
+    of others. Of each of these, the squares at both ends and in the middle; of each square, centre,
+    four corners, and all of it resized; and the mirrors.
+
+    Args:
+      picture: `[H, W, 3]` uint8.
+      config: the run's config; `crop_fraction` has no part in it.
+
+    Returns:
+      `[144, image_size, image_size, 3]` uint8.
+    """
+    size, crops = config.image_size, []
+    for scale in (256, 288, 320, 352):
+        resized = _fit(picture, size, 224 / scale, config.interpolation)
+        height, width = resized.shape[:2]
+        side = min(height, width)
+        for share in (0, 0.5, 1):
+            top, left = round(share * (height - side)), round(share * (width - side))
+            square = resized[top : top + side, left : left + side]
+            crops += [*_five_crops(square, size), _resize(square, size, size, config.interpolation)]
+    return _mirrored(crops)
+
+
+# Ways to look at a picture in evaluation, by the number of crops.
+EVALUATION_CROPS: dict[int, Callable[[np.ndarray, ConfigDict], np.ndarray]] = {
+    1: lambda picture, config: for_evaluation(picture, config)[None],
+    10: ten_crops,
+    144: many_crops,
+}
 
 
 def for_training(picture: np.ndarray, config: ConfigDict, rng: np.random.Generator) -> np.ndarray:
@@ -113,7 +146,13 @@ def for_training(picture: np.ndarray, config: ConfigDict, rng: np.random.Generat
         picture = picture[top : top + size, left : left + size]
     if augment.flip and rng.random() < 0.5:
         picture = picture[:, ::-1]
-    return np.ascontiguousarray(_colour(picture, augment, rng))
+    picture = np.ascontiguousarray(picture)
+    if augment.randaugment:
+        picture = rand_augment(picture, augment.randaugment, augment.magnitude, rng)
+    picture = _colour(picture, augment, rng)
+    if augment.erase and rng.random() < augment.erase:
+        picture = erase(picture, rng)
+    return picture
 
 
 def inception_crop(
@@ -140,6 +179,20 @@ def _central(picture: np.ndarray, size: int, fraction: float, interpolation: str
     picture = _fit(picture, size, fraction, interpolation)
     top, left = (picture.shape[0] - size) // 2, (picture.shape[1] - size) // 2
     return np.ascontiguousarray(picture[top : top + size, left : left + size])
+
+
+def _five_crops(picture: np.ndarray, size: int) -> list[np.ndarray]:
+    """Centre, top left, top right, bottom left and bottom right."""
+    bottom, right = picture.shape[0] - size, picture.shape[1] - size
+    corners = [(top, left) for top in (0, bottom) for left in (0, right)]
+    places = [(bottom // 2, right // 2), *corners]
+    return [picture[top : top + size, left : left + size] for top, left in places]
+
+
+def _mirrored(crops: list[np.ndarray]) -> np.ndarray:
+    """The crops, then their mirror images."""
+    together = np.stack(crops)
+    return np.concatenate([together, together[:, :, ::-1]])
 
 
 def _fit(picture: np.ndarray, size: int, fraction: float, interpolation: str) -> np.ndarray:

@@ -54,8 +54,9 @@ def evaluation_batches(
     """The whole split once, in order, its last batch filled up with blank pictures.
 
     Yields:
-      'image' `[B, S, S, 3]` uint8, 'label' `[B]` int32 and 'mask' `[B]` float32: 1, but 0 for
-      filling and -1 for a picture that cannot be read.
+      'image' `[B, S, S, 3]` uint8, with several `config.crops` `[B, crops, S, S, 3]`; 'label' `[B]`
+      int32; and 'mask' `[B]` float32: 1, but 0 for filling and -1 for a picture that cannot be
+      read.
     """
     padded = -(-len(reader) // config.batch_size) * config.batch_size
     examples = grain.MapDataset.range(padded).map(_Evaluation(reader, config))
@@ -100,14 +101,17 @@ class _Evaluation(grain.transforms.Map):
         self.reader, self.config = reader, config
 
     def map(self, element: int) -> dict[str, Any]:
+        config = self.config
         filling = element >= len(self.reader)
         found = None if filling else self.reader.read(element)
         if found is None:
-            blank = np.zeros((self.config.image_size,) * 2 + (3,), np.uint8)
+            crops = np.zeros((config.crops, config.image_size, config.image_size, 3), np.uint8)
             # A label of the right shape.
             label = np.zeros_like(self.reader.source[0]['label'], np.int32)
-            return {'image': blank, 'label': label, 'mask': np.float32(0 if filling else -1)}
-        picture, record = found
-        picture = pictures.for_evaluation(picture, self.config)
-        label = np.asarray(record['label'], np.int32)
-        return {'image': picture, 'label': label, 'mask': np.float32(1)}
+            mask = 0 if filling else -1
+        else:
+            picture, record = found
+            crops = pictures.EVALUATION_CROPS[config.crops](picture, config)
+            label, mask = np.asarray(record['label'], np.int32), 1
+        image = crops if config.crops > 1 else crops[0]
+        return {'image': image, 'label': label, 'mask': np.float32(mask)}

@@ -70,8 +70,8 @@ def predict(
       variables: its variables.
       config: of its run.
       top: how many labels to give of each picture, of all classes if there are fewer.
-      crops: 1, the centre; or 10, over which probabilities are averaged, as AlexNet's test does
-        (Krizhevsky et al. 2012, section 4.1).
+      crops: 1, the centre; or 10 or 144, over which probabilities are averaged, as the tests of
+        AlexNet and of Inception do.
       class_names: one for each class, such as `runtime.workdirs.read_classes(workdir)`. By default
         1000 classes are ImageNet's and others are called 'class 17'.
 

@@ -15,7 +15,6 @@ from xception_flax.data.scaling import scale
 from xception_flax.runtime.errors import UserError
 
 Picture = str | os.PathLike[str] | bytes | np.ndarray
-CROPS = (1, 10)
 
 
 def preprocess(
@@ -27,8 +26,8 @@ def preprocess(
       pictures: one or several, each the path of a JPEG or PNG, its bytes, or uint8 `[H, W, 3]` (or
         `[H, W]`, grey).
       config: of the network's run; says the size, the crop and the range of values.
-      crops: 1, the centre; or 10, centre, corners and their mirror images (`ten_crops` of
-        `xception_flax.data.pictures`).
+      crops: 1, the centre; 10, centre, corners and their mirror images; or 144 (`ten_crops` and
+        `many_crops` of `xception_flax.data.pictures`).
 
     Returns:
       `[N * crops, S, S, 3]` float32, the crops of one picture side by side.
@@ -62,10 +61,7 @@ def read(picture: Picture, name: str, config: ConfigDict, crops: int) -> np.ndar
     Raises:
       UserError: it cannot be read; calls it by its name.
     """
-    whole = decode(picture, name)
-    if crops == 1:
-        return ops.for_evaluation(whole, config)[None]
-    return ops.ten_crops(whole, config)
+    return ops.EVALUATION_CROPS[crops](decode(picture, name), config)
 
 
 def decode(picture: Picture, name: str) -> np.ndarray:
@@ -97,8 +93,8 @@ def check_crops(crops: int) -> None:
     Raises:
       UserError: there is no such way of cropping.
     """
-    if crops not in CROPS:
-        raise UserError(f'crops is {crops}; take 1 or 10')
+    if crops not in ops.EVALUATION_CROPS:
+        raise UserError(f'crops is {crops}; take one of {list(ops.EVALUATION_CROPS)}')
 
 
 def _check_array(picture: np.ndarray) -> None:

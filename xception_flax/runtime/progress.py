@@ -108,7 +108,12 @@ def duration(seconds: float) -> str:
 
 def results_line(split: str, weights: str, values: dict[str, float]) -> str:
     """The results of an evaluation in words."""
-    return (
-        f'{split}, {weights} weights: top-1 {values["top1"]:.4f}  top-5 {values["top5"]:.4f}  '
-        f'loss {values["loss"]:.4f}  ({values["examples"]:,} examples)'
-    )
+    text = f'{split}, {weights} weights: top-1 {values["top1"]:.4f}  top-5 {values["top5"]:.4f}  '
+    if 'top1_subset' in values:
+        text += f'among its classes {values["top1_subset"]:.4f}  {values["top5_subset"]:.4f}  '
+    if 'map100_classes' in values:
+        text += (
+            f'MAP@100 {values["map100_pictures"]:.4f} (over pictures)  '
+            f'{values["map100_classes"]:.4f} (over classes)  '
+        )
+    return text + f'loss {values["loss"]:.4f}  ({values["examples"]:,} examples)'

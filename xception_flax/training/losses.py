@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -19,6 +20,23 @@ def sigmoid(logits: jax.Array, targets: jax.Array) -> jax.Array:
 LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     'softmax': softmax,
     'sigmoid': sigmoid,
+}
+
+
+def mean_of_softmax(logits: jax.Array) -> jax.Array:
+    """Logits of the mean of the probabilities that `logits` `[K, N, C]` stand for: `[N, C]`."""
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), 0) - jnp.log(len(logits))
+
+
+def mean_of_sigmoid(logits: jax.Array) -> jax.Array:
+    """Like `mean_of_softmax`, of each class by itself."""
+    yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(x), 0) for x in (logits, -logits))
+    return yes - no
+
+
+MEANS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    'softmax': mean_of_softmax,
+    'sigmoid': mean_of_sigmoid,
 }
 
 

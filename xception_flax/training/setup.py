@@ -122,6 +122,6 @@ def set_up(config: ConfigDict) -> Run:
             out_shardings=everywhere,
             donate_argnums=0,
         ),
-        eval_step=evaluation.compiled_step(model, config, mesh),
+        eval_step=evaluation.compiled_step(model, config, mesh, eval_source),
         title=f'{config.model} on {dataset.name if dataset.source == "tfds" else dataset.source}',
     )

@@ -1,12 +1,14 @@
 """One training step and one evaluation step: pure functions of state and batch."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -18,11 +20,17 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-def as_targets(labels: jax.Array, num_classes: int) -> jax.Array:
-    """Labels `[N]`, or `[N, C]` of 0 and 1, as targets `[N, C]` float32."""
+def as_targets(labels: jax.Array, num_classes: int, loss: str) -> jax.Array:
+    """Labels `[N]`, or `[N, C]` of 0 and 1, as targets `[N, C]` float32.
+
+    For softmax, whose probabilities sum to 1, several classes of a picture have equal shares.
+    """
     if labels.ndim == 1:
         return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
-    return labels.astype(jnp.float32)
+    targets = labels.astype(jnp.float32)
+    if loss == 'softmax':
+        targets /= jnp.maximum(targets.sum(1, keepdims=True), 1)
+    return targets
 
 
 def make_train_step(
@@ -52,7 +60,7 @@ def make_train_step(
     def forward(params: Any, state: TrainState, batch: Batch, rng: jax.Array):
         mix_rng, dropout_rng = jax.random.split(rng)
         pictures = scale(batch['image'], config.preprocessing)
-        targets = as_targets(batch['label'], model.num_classes)
+        targets = as_targets(batch['label'], model.num_classes, config.loss)
         targets = losses.smooth(targets, config.label_smoothing, config.loss)
         if config.mixup:
             share = jax.random.beta(mix_rng, config.mixup, config.mixup)
@@ -143,27 +151,68 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(model: nn.Module, config: ConfigDict) -> Callable[[Any, Batch], Metrics]:
+def make_eval_step(
+    model: nn.Module,
+    config: ConfigDict,
+    class_weights: np.ndarray | None = None,
+    subset: Sequence[int] = (),
+) -> Callable[[Any, Batch], dict[str, Any]]:
     """Makes the function that sums top-1, top-5, loss and number of examples over a batch.
 
     It takes the variables and a batch {'image', 'label', 'mask' `[N]`}. Pictures of mask 1 count;
-    the others are filling (0) or could not be read (-1).
+    the others are filling (0) or could not be read (-1). With several crops of a picture, as `[N,
+    crops, S, S, 3]`, their probabilities are averaged.
+
+    Where a picture may be of several classes, top-1 and top-5 are right with any of them, and one
+    that is of none does not count but as 'unlabelled'. For MAP@100 there are 'ap100', the sum over
+    the 'weighted' pictures, and 'ranking', as of `metrics.rank`.
+
+    Args:
+      model: the network.
+      config: the run's config.
+      class_weights: `[C]`, for MAP@100; None for equal ones.
+      subset: classes to which 'top1_subset' and 'top5_subset' are restricted; () for none.
     """
     loss_of_pictures = losses.LOSSES[config.loss]
+    within = np.isin(np.arange(model.num_classes), subset)
 
-    def eval_step(variables: Any, batch: Batch) -> Metrics:
-        pictures = scale(batch['image'], config.preprocessing)
-        logits: Any = model.apply(variables, pictures, train=False)
-        labels, mask = batch['label'], batch['mask']
-        targets = as_targets(labels, model.num_classes)
+    def logits_of(variables: Any, pictures: jax.Array) -> Any:
+        return model.apply(variables, scale(pictures, config.preprocessing), train=False)
+
+    def eval_step(variables: Any, batch: Batch) -> dict[str, Any]:
+        forward = functools.partial(logits_of, variables)
+        pictures, labels, mask = batch['image'], batch['label'], batch['mask']
+        if pictures.ndim == 5:  # one crop after the other, to save memory
+            crops = jax.lax.map(forward, pictures.swapaxes(0, 1))
+            logits = losses.MEANS[config.loss](crops)
+        else:
+            logits = forward(pictures)
+        counted, several = mask > 0, labels.ndim == 2
+        if several:
+            counted &= (labels > 0).any(1)
         values = {
             'top1': metrics.in_top(logits, labels, 1),
             'top5': metrics.in_top(logits, labels, 5),
-            'loss': loss_of_pictures(logits, targets),
+            'loss': loss_of_pictures(logits, as_targets(labels, model.num_classes, config.loss)),
             'examples': jnp.ones_like(mask),
         }
-        sums = {name: jnp.sum(jnp.where(mask > 0, v, 0)) for name, v in values.items()}
-        sums['unreadable'] = jnp.sum(mask < 0)
-        return sums | ({'stop': jnp.max(batch['stop'])} if 'stop' in batch else {})
+        if subset:
+            restricted = jnp.where(within, logits, -jnp.inf)
+            values['top1_subset'] = metrics.in_top(restricted, labels, 1)
+            values['top5_subset'] = metrics.in_top(restricted, labels, 5)
+        result: dict[str, Any] = {}
+        if several:
+            # Softmax's logits say nothing of one picture against another, its probabilities do.
+            scores = jax.nn.log_softmax(logits) if config.loss == 'softmax' else logits
+            result['ranking'] = metrics.rank(scores, labels, counted)
+            weights = np.ones(labels.shape[1]) if class_weights is None else class_weights
+            found = metrics.average_precision(result['ranking'], labels, jnp.asarray(weights))
+            values['ap100'] = jnp.nan_to_num(found)
+            values['weighted'] = ~jnp.isnan(found)
+        result |= {name: jnp.sum(jnp.where(counted, v, 0)) for name, v in values.items()}
+        result['unreadable'] = jnp.sum(mask < 0)
+        if several:
+            result['unlabelled'] = jnp.sum((mask > 0) & ~counted)
+        return result | ({'stop': jnp.max(batch['stop'])} if 'stop' in batch else {})
 
     return eval_step

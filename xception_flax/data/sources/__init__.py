@@ -7,7 +7,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from xception_flax.data.sources import arrays, folder, tfds
-from xception_flax.data.sources.base import Source, check_label
+from xception_flax.data.sources.base import Source as Source
+from xception_flax.data.sources.base import check_label
 from xception_flax.runtime.errors import UserError, nearest
 
 SOURCES: dict[str, Callable[[ConfigDict, str], Source]] = {

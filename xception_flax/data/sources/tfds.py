@@ -4,35 +4,58 @@ import os
 import pathlib
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from xception_flax.data.sources.base import Record, Source
 from xception_flax.runtime.errors import UserError
 
+# Features that hold a picture's class or classes, in the order in which they are looked for.
+LABELS = ('label', 'real_label', 'correct_multi_labels', 'objects_trainable', 'objects')
+FILE_NAMES = ('file_name', 'image/filename')
+
 
 class TfdsSource:
-    """One split of a prepared data set, its pictures still encoded."""
+    """One split of a prepared data set, its pictures still encoded.
 
-    def __init__(self, title: str, records: Any, features: Any):
-        self.title, self.records = title, records
-        self.num_classes = features['label'].num_classes
-        self.class_names = features['label'].names
+    A feature that is a sequence of classes gives labels `[C]` of 0 and 1. Where it says how sure
+    each class is, in tenths, those below `confidence` are left out; Open Images has classes that
+    are surely not in the picture, with a confidence of 0.
+    """
+
+    def __init__(self, title: str, records: Any, features: Any, label: str, confidence: float):
+        self.title, self.records, self.label, self.confidence = title, records, label, confidence
+        sequence = features[label]
+        element = getattr(sequence, 'feature', sequence)
+        self.several = element is not sequence
+        self.says_how_sure = hasattr(element, 'items')  # a dictionary, as Open Images has it
+        classes = element['label'] if self.says_how_sure else element
+        self.num_classes, self.class_names = classes.num_classes, classes.names
+        self.file_name = next((name for name in FILE_NAMES if name in features), '')
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Record:
         record = self.records[index]
-        return Record(picture=record['image'], label=int(record['label']))
+        found = record[self.label]
+        if not self.several:
+            return Record(picture=record['image'], label=int(found))
+        if self.says_how_sure:
+            sure = np.asarray(found['confidence']) >= 10 * self.confidence
+            found = np.asarray(found['label'])[sure]
+        label = np.zeros(self.num_classes, np.int32)
+        label[np.asarray(found, int)] = 1
+        return Record(picture=record['image'], label=label)
 
     def name(self, index: int) -> str:
         """The data set, the split and the record's number, and its file name where there is one."""
-        file = self.records[index].get('file_name', b'')
+        file = self.records[index][self.file_name] if self.file_name else b''
         return f'{self.title}[{index}] {file.decode(errors="replace")}'.strip()
 
 
 def load(config: ConfigDict, split: str) -> Source:
-    """Opens a split of the data set `config.dataset.name`, at its `version`, in its `data_dir`.
+    """Opens a split of the data set `config.dataset.name`, as the other settings there say.
 
     Raises:
       UserError: it is not there, not in ArrayRecord format, or no image classification set.
@@ -42,10 +65,12 @@ def load(config: ConfigDict, split: str) -> Source:
         raise UserError(
             "config.dataset.name is not set: name a TFDS data set, such as 'imagenet2012'"
         )
-    return open_split(d.name, d.version, d.data_dir, split)
+    return open_split(d.name, d.version, d.data_dir, split, d.label, d.confidence)
 
 
-def open_split(name: str, version: str, data_dir: str, split: str) -> Source:
+def open_split(
+    name: str, version: str, data_dir: str, split: str, label: str = '', confidence: float = 0.0
+) -> Source:
     """Opens a prepared data set.
 
     Args:
@@ -53,6 +78,8 @@ def open_split(name: str, version: str, data_dir: str, split: str) -> Source:
       version: its version; '' for the newest that is prepared.
       data_dir: TFDS's folder; '' for $TFDS_DATA_DIR or ~/tensorflow_datasets.
       split: a split in TFDS's language, such as 'train' or 'train[:1%]'.
+      label: the feature that holds the classes; '' for the first of `LABELS`.
+      confidence: a class that is less sure than this, of 1, is none.
 
     Raises:
       UserError: it is not there, not in ArrayRecord format, or no image classification set.
@@ -70,15 +97,19 @@ def open_split(name: str, version: str, data_dir: str, split: str) -> Source:
             "(needs TensorFlow: pip install -e '.[prepare]')"
         )
     features = builder.info.features
-    if not {'image', 'label'} <= set(features):
+    known = [name for name in LABELS if name in features]
+    if 'image' not in features or not known:
         raise UserError(f'{folder} is no image classification set: it has {sorted(features)}')
+    label = label or known[0]
+    if label not in known:
+        raise UserError(f'config.dataset.label: {folder} has no {label!r} but {known}')
     try:
         records = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
     except (ValueError, KeyError) as error:
         raise UserError(
             f'{folder} has no split {split!r}; choose from {sorted(builder.info.splits)}'
         ) from error
-    return TfdsSource(f'{name}/{split}', records, features)
+    return TfdsSource(f'{name}/{split}', records, features, label, confidence)
 
 
 def _version_folder(root: pathlib.Path, name: str, version: str) -> pathlib.Path:

@@ -1,0 +1,48 @@
+import pytest
+
+from xception_flax import config as configs
+from xception_flax.data import class_weights, sources
+from xception_flax.runtime.errors import UserError
+
+
+def load(path):
+    c = configs.default()
+    c.image_size = 8
+    c.dataset.source = 'digits'
+    c.dataset.class_weights = str(path or '')
+    return class_weights.load(c, sources.load(c, 'test'))
+
+
+def test_without_a_file_all_classes_weigh_the_same():
+    assert load(None).tolist() == [1] * 10
+
+
+def test_json_and_csv_name_classes_and_others_weigh_nothing(tmp_path):
+    (tmp_path / 'weights.json').write_text('{"3": 0.5, "7": 2}')
+    (tmp_path / 'weights.csv').write_text('3,0.5\n7, 2\n')
+    for name in ('weights.json', 'weights.csv'):
+        assert load(tmp_path / name).tolist() == [0, 0, 0, 0.5, 0, 0, 0, 2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'says'),
+    [
+        ('w.json', '{"cat": 1}', "there is no class 'cat'; choose from"),
+        ('w.json', '{"3": -1}', "'3' weighs -1; give a number, 0 or above"),
+        ('w.json', '{"3": null}', "'3' weighs None"),
+        ('w.csv', '3,nan', "'3' weighs 'nan'"),
+        ('w.csv', '3,0', 'no class weighs anything'),
+        ('w.csv', '3', 'cannot be read as JSON or CSV'),
+        ('w.json', '[1, 2]', 'cannot be read as JSON or CSV'),
+        ('w.json', '{', 'cannot be read as JSON or CSV'),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told(tmp_path, name, text, says):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=says):
+        load(tmp_path / name)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(UserError, match='No such file'):
+        load(tmp_path / 'none.csv')

@@ -21,7 +21,7 @@ def get_config():
     c.augment.area = (0.08, 1.0)
     c.augment.randaugment = 2
     c.augment.magnitude = 9.0
-    c.augment.erase = 0.25
+    c.augment.random_erasing = 0.25
     c.interpolation = 'bicubic'
     c.crop_fraction = 0.897
     c.mixup = 0.2

@@ -2,12 +2,15 @@
 
 import functools
 import json
+import re
+import socket
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import start
 
 from xception_flax import config as configs
 from xception_flax.config.checks import build_model
@@ -243,3 +246,22 @@ def test_a_list_of_pictures_is_left_out(workdir, program, tmp_path):
     assert '2 of 6 pictures are excluded' in output
     assert "blacklist.txt: there is no picture '60000'" in output
     assert '(4 examples)' in output
+
+
+def test_two_processes_measure_the_same_as_one(workdir, data_dir, program):
+    args = (
+        '-m', 'xception_flax.evaluate', f'--workdir={workdir}', '--config=configs/imagenet.py',
+        '--config.dataset.name=imagenet2012_real', f'--config.dataset.data_dir={data_dir}',
+        '--config.image_size=32', '--config.batch_size=4',
+    )  # fmt: skip
+    alone = program(*args, devices=2)
+    assert re.search(r'MAP@100 0\.\d{4} \(over pictures\)  0\.\d{4} \(over classes\)', alone)
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    group = (*args, f'--coordinator=localhost:{port}', '--processes=2')
+    pair = [start(*group, f'--process={i}', devices=1) for i in range(2)]
+    outputs = [process.communicate(timeout=300) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], outputs
+    (line,) = re.findall('validation, live weights: .*', alone)
+    assert line in outputs[0][0]

@@ -169,7 +169,7 @@ def test_weights_of_a_thousand_classes_are_imagenets_where_nothing_else_is_said(
         (['cat.png'], 'give either --workdir=DIR or --weights=FILE'),
         (['cat.png', '--workdir=a', '--weights=b'], 'give either --workdir=DIR or --weights=FILE'),
         (['cat.png', '--weights=b', '--step=3'], '--step is of a --workdir'),
-        (['cat.png', '--workdir=a', '--crops=3'], '--crops=3: value should be one of <1|10>'),
+        (['cat.png', '--workdir=a', '--crops=3'], '--crops=3: value should be one of <1|10|144>'),
         (['cat.png', '--workdir=a', '--tpo=3'], "'tpo'. Did you mean: top"),
         (['cat.png', '--workdir=a', '--save=a.jpg'], '--save=a.jpg: give the name of a .png'),
         (['cat.png', '--workdir=a', '--save=no/a.png'], 'there is no folder no'),

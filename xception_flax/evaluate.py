@@ -133,9 +133,8 @@ def _measure(model, variables, trained, config, crops, exclude) -> dict[str, dic
             progress.say(f'warning: {path}: there is no picture {line!r}')
     mesh = meshes.make_mesh()
     check_batch(config, mesh.size)
-    variables = {
-        name: jax.device_put(values, meshes.replicated(mesh)) for name, values in variables.items()
-    }
+    # By way of the host, from which every process takes what its own devices need.
+    variables = jax.device_put(jax.device_get(variables), meshes.replicated(mesh))
     eval_step = evaluation.compiled_step(model, config, mesh, source)
     reader = Reader(source, config.max_unreadable, jax.process_count())
     results = evaluation.evaluate(eval_step, variables, reader, config, mesh, progress)

@@ -112,5 +112,5 @@ def test_training_pictures_are_augmented_and_erased_as_the_config_says():
     changed = [(prepared(seed, randaugment=2) != plain).any() for seed in range(20)]
     assert sum(changed) > 15
     np.testing.assert_array_equal(prepared(0, randaugment=0), plain)
-    erased = [(prepared(seed, erase=0.25) != plain).any() for seed in range(200)]
+    erased = [(prepared(seed, random_erasing=0.25) != plain).any() for seed in range(200)]
     assert sum(erased) == pytest.approx(50, abs=20)  # 3 standard deviations

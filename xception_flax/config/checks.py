@@ -50,7 +50,7 @@ RANGES: dict[str, tuple[float, float]] = {
     'augment.hue': (0, 0.5),
     'augment.randaugment': (0, 100),
     'augment.magnitude': (0, 10),
-    'augment.erase': (0, 1),
+    'augment.random_erasing': (0, 1),
     'auxiliary_weight': (0, 100),
     'label_smoothing': (0, 0.999),
     'mixup': (0, 100),

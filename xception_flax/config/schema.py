@@ -75,7 +75,7 @@ def default() -> ConfigDict:
     c.augment.hue = 0.0  # turns by up to so much of the colour circle
     c.augment.randaugment = 0  # RandAugment's number of operations (data/augmentation.py)
     c.augment.magnitude = 9.0  # and their strength, up to 10
-    c.augment.erase = 0.0  # how often a random rectangle is replaced by noise
+    c.augment.random_erasing = 0.0  # how often a random rectangle is replaced by noise
     c.interpolation = 'bilinear'  # 'nearest', 'bilinear', 'bicubic', 'area' or 'lanczos'
     c.preprocessing = 'tf'  # pixels as the network takes them: 'tf' ([-1, 1]), 'caffe', 'torch'
     c.crop_fraction = 0.875  # evaluation: side of the central crop, of the resized picture's

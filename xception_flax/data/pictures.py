@@ -150,7 +150,7 @@ def for_training(picture: np.ndarray, config: ConfigDict, rng: np.random.Generat
     if augment.randaugment:
         picture = rand_augment(picture, augment.randaugment, augment.magnitude, rng)
     picture = _colour(picture, augment, rng)
-    if augment.erase and rng.random() < augment.erase:
+    if augment.random_erasing and rng.random() < augment.random_erasing:
         picture = erase(picture, rng)
     return picture
 

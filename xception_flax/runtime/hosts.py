@@ -105,9 +105,11 @@ def stop_agreed(stop: StopSignals | None, done: Mapping[str, Any] | None) -> boo
     the results of the same step, at no cost of communication.
 
     Args:
-      stop: this host's signals.
+      stop: this host's signals; None, on all hosts, where none are watched for.
       done: the newest results of a step that the devices have done; None before the first.
     """
+    if stop is None:
+        return False
     if jax.process_count() == 1:
-        return stop is not None and stop.requested is not None
+        return stop.requested is not None
     return done is not None and float(done['stop']) > 0

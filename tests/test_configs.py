@@ -29,7 +29,7 @@ REDUCED = {
     'inception_v3': ({}, 75),
 }
 # Of those that have no such options, the first parts only.
-INCEPTION_BLOCKS = inception_v3.blocks('slim')[:1]
+INCEPTION_BLOCKS = inception_v3.blocks('slim', 'VALID')[:1]
 VGG_STAGES = vgg16.STAGES[:2]
 each_file = pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
 
@@ -89,7 +89,7 @@ def test_the_training_step_is_lowered_at_its_real_size(file):
 
 @each_file
 def test_two_steps_of_a_reduced_form_train(file, monkeypatch):
-    monkeypatch.setattr(inception_v3, 'blocks', lambda variant: INCEPTION_BLOCKS)
+    monkeypatch.setattr(inception_v3, 'blocks', lambda variant, padding: INCEPTION_BLOCKS)
     monkeypatch.setattr(vgg16, 'STAGES', VGG_STAGES)
     c = synthetic(file, CLASSES)
     options, c.image_size = REDUCED[c.model]

@@ -86,7 +86,8 @@ def average_precision(ranking: Ranking, labels: jax.Array, weights: jax.Array) -
     """
     hits = ranking['hits'].astype(jnp.float32)
     depth = hits.shape[1]
-    precision = jnp.cumsum(hits, 1) / jnp.arange(1, depth + 1)
+    # By keyword: jax2onnx, once imported, leaves a `cumsum` that takes nothing else.
+    precision = jnp.cumsum(hits, axis=1) / jnp.arange(1, depth + 1)
     gained = jnp.sum(weights[ranking['classes']] * hits * precision, 1)
     possible = jax.lax.top_k(jnp.where(labels > 0, weights, 0.0), depth)[0].sum(1)
     return (gained / possible).astype(jnp.float32)

@@ -67,8 +67,14 @@ def test_one_channel_by_hand():
     )
 
 
-def test_the_lowering_follows_the_platform_and_not_the_machine():
+def test_the_lowering_follows_the_platform_and_the_choice():
     x, k, _ = operands((1, 4, 4, 2))
-    lowered = jax.jit(ops.depthwise_conv).trace(x, k)
-    assert 'stablehlo.convolution' not in lowered.lower(lowering_platforms=('cpu',)).as_text()
-    assert 'stablehlo.convolution' in lowered.lower(lowering_platforms=('tpu',)).as_text()
+
+    def text(choice, platform):
+        with ops.lowerings(choice):
+            traced = jax.jit(lambda x, k: ops.depthwise_conv(x, k)).trace(x, k)
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+    assert 'stablehlo.convolution' not in text('auto', 'cpu')
+    assert 'stablehlo.convolution' in text('auto', 'tpu')
+    assert 'stablehlo.convolution' in text('reference', 'cpu')

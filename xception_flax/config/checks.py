@@ -5,7 +5,7 @@ from collections.abc import Collection
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from xception_flax import models
+from xception_flax import models, ops
 from xception_flax.config.durations import Durations
 from xception_flax.data import scaling
 from xception_flax.data.pictures import CROPS, EVALUATION_CROPS, INTERPOLATIONS
@@ -19,6 +19,7 @@ DTYPES = ('float32', 'bfloat16', 'float64')
 CHOICES: dict[str, Collection] = {
     'model': models.MODELS,
     'dtype': DTYPES,
+    'lowering': ops.CHOICES,
     'dataset.source': SOURCES,
     'augment.crop': CROPS,
     'crops': EVALUATION_CROPS,

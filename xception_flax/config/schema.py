@@ -25,6 +25,9 @@ def default() -> ConfigDict:
     # Compute type. With 'bfloat16' parameters and statistics stay float32; 'float64' (all of it; on
     # CPU) is for comparisons in which rounding must not count.
     c.dtype = 'float32'
+    # What operations are compiled to: 'auto' for what is quickest on each kind of device,
+    # 'reference' for XLA's own everywhere. They compute the same, but for rounding.
+    c.lowering = 'auto'
     c.image_size = 299  # side of the network's input, in pixels
 
     add_duration(c, 'total')  # length of the training

@@ -58,7 +58,7 @@ def save_onnx(path: pathlib.Path, model: nn.Module, variables: Any, config: Conf
     except ImportError:
         raise UserError('writing ONNX needs jax2onnx: see Export in README.md') from None
     program, pictures = _program(model, variables, config)
-    with ops.plain():  # ONNX has no choice by platform
+    with ops.lowerings('reference'):  # ONNX has no choice by platform
         proto = jax2onnx.to_onnx(
             program, [pictures], input_names=['pictures'], output_names=['probabilities']
         )

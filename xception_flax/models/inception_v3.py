@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from xception_flax import ops
 from xception_flax.models import layers
 from xception_flax.models.layers import Module
 
@@ -47,13 +48,12 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, features]`."""
         (features,) = layers.widen((self.features,), self.width)
-        x = nn.Conv(
+        x = layers.Conv(
             features,
             self.kernel,
             self.strides,
             self.padding,
             use_bias=self.relu_first,
-            kernel_init=layers.kernel_init,
             dtype=self.dtype,
             param_dtype=layers.wide(self.dtype),
             name='conv',
@@ -105,6 +105,8 @@ class Mixed(nn.Module):
         return jnp.concatenate([*outputs, y], -1)
 
     def _pool(self, x: jax.Array) -> jax.Array:
+        if self.pool == 'max2':
+            return ops.max_pool(x, 3, 2, self.padding)
         if self.pool == 'average':
             return nn.avg_pool(
                 x,
@@ -112,8 +114,7 @@ class Mixed(nn.Module):
                 padding='SAME',
                 count_include_pad=self.average_padding,
             )
-        pool = {'max2': nn.max_pool, 'average2': nn.avg_pool}[self.pool]
-        return pool(x, window_shape=(3, 3), strides=(2, 2), padding=self.padding)
+        return nn.avg_pool(x, window_shape=(3, 3), strides=(2, 2), padding=self.padding)
 
 
 class Auxiliary(nn.Module):
@@ -239,7 +240,7 @@ class InceptionV3(nn.Module):
             x = conv(*convolution, name=f'conv{i}')(x, train)
             if i in (3, 5):
                 ends[f'conv{i}'] = x
-                x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=padding)
+                x = ops.max_pool(x, 3, 2, padding)
         auxiliary_now = self.auxiliary and not features_only and (train or self.is_initializing())
         for i, (branches, pool, projection) in enumerate(blocks(self.variant, padding)):
             if i == 8 and auxiliary_now:

@@ -23,6 +23,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'el
 
 # Keras's default for convolutions and dense layers, and so that of its Xception.
 kernel_init = nn.initializers.glorot_uniform()
+Conv = functools.partial(nn.Conv, kernel_init=kernel_init, conv_general_dilated=ops.conv)
 
 
 def wide(dtype: Dtype) -> Dtype:
@@ -121,14 +122,13 @@ class ConvBN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, features]`."""
-        x = nn.Conv(
+        x = Conv(
             self.features,
             (self.kernel, self.kernel),
             self.strides,
             self.padding,
             kernel_dilation=self.dilation,
             use_bias=self.use_bias,
-            kernel_init=kernel_init,
             dtype=self.dtype,
             param_dtype=wide(self.dtype),
             name='conv',
@@ -187,11 +187,10 @@ class SeparableConv(nn.Module):
                 x = self.norm(name='depthwise_bn')(x, train)
             elif step != 'none':
                 x = ACTIVATIONS[step](x)
-        x = nn.Conv(
+        x = Conv(
             self.features,
             (1, 1),
             use_bias=False,
-            kernel_init=kernel_init,
             dtype=self.dtype,
             param_dtype=wide(self.dtype),
             name='pointwise',
@@ -214,11 +213,11 @@ def max_pool(
         SAME has both after a side of an even number of pixels.
     """
     before = [1 if symmetric else -(-side // dilation) % 2 for side in x.shape[1:3]]
-    padding = [(n * dilation, (2 - n) * dilation) for n in before]
-    padded = jnp.pad(x, [(0, 0), *padding, (0, 0)], constant_values=-jnp.inf)
+    top, left = ((n * dilation, (2 - n) * dilation) for n in before)
     if dilation == 1:
-        return nn.max_pool(padded, window_shape=(3, 3), strides=(strides, strides))
+        return ops.max_pool(x, 3, strides, (top, left))
     # XLA has no gradient of a window with holes.
+    padded = jnp.pad(x, [(0, 0), top, left, (0, 0)], constant_values=-jnp.inf)
     height, width = x.shape[1:3]
     offsets = (0, dilation, 2 * dilation)
     shifts = [padded[:, i : i + height, j : j + width] for i in offsets for j in offsets]

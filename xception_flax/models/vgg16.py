@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from xception_flax import ops
 from xception_flax.models import layers
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -74,10 +75,9 @@ class VGG16(nn.Module):
         x = x.astype(self.dtype)
         for stage, (features, convolutions) in enumerate(STAGES, start=1):
             for i in range(1, convolutions + 1):
-                x = nn.Conv(
+                x = layers.Conv(
                     features,
                     (3, 3),
-                    kernel_init=layers.kernel_init,
                     dtype=self.dtype,
                     param_dtype=layers.wide(self.dtype),
                     name=f'block{stage}_conv{i}',
@@ -93,7 +93,7 @@ class VGG16(nn.Module):
                     x = norm(x, train)
                 x = nn.relu(x)
             ends[f'block{stage}'] = x
-            x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+            x = ops.max_pool(x, 2, 2, 'VALID')
         ends['block5_pool'] = x
         if features_only:
             return ends

@@ -1,4 +1,7 @@
-"""Operations whose speed decides the network's: one meaning each."""
+"""Operations whose speed decides the network's: one meaning each, a lowering a kind of device."""
 
+from xception_flax.ops.convolution import conv as conv
 from xception_flax.ops.depthwise import depthwise_conv as depthwise_conv
-from xception_flax.ops.depthwise import plain as plain
+from xception_flax.ops.lowering import CHOICES as CHOICES
+from xception_flax.ops.lowering import lowerings as lowerings
+from xception_flax.ops.pooling import max_pool as max_pool

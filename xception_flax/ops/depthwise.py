@@ -1,25 +1,12 @@
-"""Depthwise convolution: one meaning, and a lowering for each kind of device."""
+"""Depthwise convolution."""
 
-import contextlib
-import contextvars
 import functools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-_plain = contextvars.ContextVar('plain', default=False)
-
-
-@contextlib.contextmanager
-def plain() -> Iterator[None]:
-    """Traces `convolution` for all devices, for converters that know no choice by device."""
-    token = _plain.set(True)
-    try:
-        yield
-    finally:
-        _plain.reset(token)
+from xception_flax.ops.lowering import by_device
 
 
 def depthwise_conv(
@@ -39,13 +26,11 @@ def depthwise_conv(
     Returns:
       `[N, H / strides, W / strides, C]`, rounded up.
     """
-    if _plain.get():
-        return convolution(x, kernel, strides, dilation)
-    return lax.platform_dependent(
+    return by_device(
         x,
         kernel,
         cpu=lambda x, kernel: shifted(x, kernel, strides, dilation),
-        default=lambda x, kernel: convolution(x, kernel, strides, dilation),
+        reference=lambda x, kernel: convolution(x, kernel, strides, dilation),
     )
 
 
@@ -66,11 +51,17 @@ def convolution(x: jax.Array, kernel: jax.Array, strides: int = 1, dilation: int
 def shifted(x: jax.Array, kernel: jax.Array, strides: int = 1, dilation: int = 1) -> jax.Array:
     """A sum over the kernel's elements of shifted, weighted copies of `x`.
 
-    XLA's grouped convolution on CPU leaves the vector units idle, above all in its gradient: a
-    training step of a small Xception takes less than half the time with this one.
+    XLA's grouped convolution on CPU leaves the vector units idle, above all in its gradient.
     """
-    shifts = _shifts(x, kernel.shape, strides, dilation)
-    return functools.reduce(jnp.add, [part * kernel[i, j, 0] for (i, j), part in shifts])
+    padded = _pad(x, kernel.shape, dilation)
+    height, width = (-(-side // strides) for side in x.shape[1:3])
+    return functools.reduce(
+        jnp.add,
+        (
+            _every(padded[:, top:, left:], strides, height, width) * kernel[i, j, 0]
+            for i, j, top, left in _offsets(kernel.shape, dilation)
+        ),
+    )
 
 
 def _shifted_forward(x: jax.Array, kernel: jax.Array, strides: int, dilation: int):
@@ -81,10 +72,6 @@ def _shifted_backward(
     strides: int, dilation: int, saved: tuple[jax.Array, jax.Array], grad: jax.Array
 ):
     x, kernel = saved
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    shifts = _shifts(x, kernel.shape, strides, dilation)
-    sums = [jnp.sum(part * grad, (0, 1, 2), dtype=wide) for _, part in shifts]
-    grad_kernel = jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
     # Zeros between the outputs, so that the gradient is as large as the input.
     rest = [(n - 1) % strides for n in x.shape[1:3]]
     spread = lax.pad(
@@ -92,19 +79,55 @@ def _shifted_backward(
         jnp.zeros((), grad.dtype),
         [(0, 0, 0), *((0, n, strides - 1) for n in rest), (0, 0, 0)],
     )
-    return shifted(spread, kernel[::-1, ::-1], 1, dilation), grad_kernel
+    grad_x = shifted(spread, kernel[::-1, ::-1], 1, dilation)
+    return grad_x, _kernel_gradient(x, kernel, grad, strides, dilation)
 
 
 shifted.defvjp(_shifted_forward, _shifted_backward)
 
 
-def _shifts(x: jax.Array, kernel_shape: tuple[int, ...], strides: int, dilation: int):
-    """For each element (i, j) of the kernel: what of `x` it meets at each output position."""
-    height, width = kernel_shape[:2]
-    rows, columns = dilation * (height // 2), dilation * (width // 2)
-    padded = jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
-    for i in range(height):
-        for j in range(width):
-            top, left = dilation * i, dilation * j
-            part = padded[:, top : top + x.shape[1] : strides, left : left + x.shape[2] : strides]
-            yield (i, j), part
+def _kernel_gradient(
+    x: jax.Array, kernel: jax.Array, grad: jax.Array, strides: int, dilation: int
+) -> jax.Array:
+    """The gradient by the kernel: sums of products over all places, one row after the other.
+
+    As plain sums XLA computes them one number at a time. Here the sums of a row's places stay
+    apart until the end, so that each step is a product of whole rows, of which vector units do
+    several at once: five times as quick.
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    offsets = list(_offsets(kernel.shape, dilation))
+    padded = lax.optimization_barrier(_pad(x, kernel.shape, dilation))  # once, not in each step
+    n, height, width, channels = grad.shape
+    reach = dilation * (kernel.shape[0] - 1) + 1
+
+    def add_row(sums: list[jax.Array], row: jax.Array):
+        window = lax.dynamic_slice_in_dim(padded, row * strides, reach, 1)
+        grads = lax.dynamic_slice_in_dim(grad, row, 1, 1)
+        products = (
+            _every(window[:, top : top + 1, left:], strides, 1, width).astype(wide) * grads
+            for _, _, top, left in offsets
+        )
+        return [total + product for total, product in zip(sums, products, strict=True)], None
+
+    zeros = [jnp.zeros((n, 1, width, channels), wide) for _ in offsets]
+    sums, _ = lax.scan(add_row, zeros, jnp.arange(height), unroll=2)
+    totals = [jnp.sum(total, (0, 1, 2)) for total in sums]
+    return jnp.stack(totals).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _pad(x: jax.Array, kernel_shape: tuple[int, ...], dilation: int) -> jax.Array:
+    rows, columns = (dilation * (side // 2) for side in kernel_shape[:2])
+    return jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+
+
+def _offsets(kernel_shape: tuple[int, ...], dilation: int):
+    """For each element (i, j) of the kernel: where in the padded input its first place is."""
+    for i in range(kernel_shape[0]):
+        for j in range(kernel_shape[1]):
+            yield i, j, dilation * i, dilation * j
+
+
+def _every(x: jax.Array, strides: int, height: int, width: int) -> jax.Array:
+    """Every so many rows and columns from the first, `height` by `width` of them."""
+    return x[:, : (height - 1) * strides + 1 : strides, : (width - 1) * strides + 1 : strides]

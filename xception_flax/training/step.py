@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from xception_flax import ops
 from xception_flax.data.scaling import scale
 from xception_flax.training import losses, metrics, transfer
 from xception_flax.training.state import TrainState
@@ -72,7 +73,7 @@ def make_train_step(
             'batch_stats': state.batch_stats,
         }
         logits: Any
-        with transfer.frozen_batch_norm(frozen):
+        with transfer.frozen_batch_norm(frozen), ops.lowerings(config.lowering):
             logits, updates = model.apply(
                 variables,
                 pictures,
@@ -177,7 +178,8 @@ def make_eval_step(
     within = np.isin(np.arange(model.num_classes), subset)
 
     def logits_of(variables: Any, pictures: jax.Array) -> Any:
-        return model.apply(variables, scale(pictures, config.preprocessing), train=False)
+        with ops.lowerings(config.lowering):
+            return model.apply(variables, scale(pictures, config.preprocessing), train=False)
 
     def eval_step(variables: Any, batch: Batch) -> dict[str, Any]:
         forward = functools.partial(logits_of, variables)

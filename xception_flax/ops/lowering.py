@@ -1,0 +1,34 @@
+"""Which lowering of an operation is compiled: that of the kind of device, or the reference."""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jax import lax
+
+CHOICES = ('auto', 'reference')
+
+_choice = contextvars.ContextVar('lowering', default='auto')
+
+
+@contextlib.contextmanager
+def lowerings(choice: str) -> Iterator[None]:
+    """Sets what is traced meanwhile.
+
+    Args:
+      choice: 'auto' for the quickest lowering on each kind of device; 'reference' for XLA's own
+        operations everywhere, which is also what converters understand.
+    """
+    token = _choice.set(choice)
+    try:
+        yield
+    finally:
+        _choice.reset(token)
+
+
+def by_device(*operands: Any, cpu: Callable, reference: Callable) -> Any:
+    """Calls `cpu` in what is compiled for CPUs, `reference` elsewhere: they mean the same."""
+    if _choice.get() == 'reference':
+        return reference(*operands)
+    return lax.platform_dependent(*operands, cpu=cpu, default=reference)

@@ -72,7 +72,7 @@ def main(name: str) -> None:
         for run, job in slurm.submit(chosen, workdir / 'slurm', parameters):
             print(f'{run.name}: job {job.job_id}')
     else:
-        local.Sweep(chosen, cache=workdir / 'compiled').go()
+        local.Sweep(chosen).go()
 
 
 def _study(name: str) -> 'Study':

@@ -98,6 +98,14 @@ def test_evaluate_measures_the_same(finished, program):
             assert f'{record["weights"]} weights: top-1 {record["top1"]:.4f}' in output
 
 
+def test_what_was_compiled_is_kept_beside_the_workdir(finished, program):
+    workdir, _ = finished
+    program(
+        '-m', 'xception_flax.evaluate', f'--workdir={workdir}', JAX_COMPILATION_CACHE_DIR=''
+    )  # fmt: skip
+    assert any((workdir.parent / '.compiled').iterdir())
+
+
 def test_a_folder_of_class_folders_trains(program, tmp_path):
     rng = np.random.default_rng(0)
     for split, count in (('train', 12), ('val', 5)):

@@ -73,14 +73,14 @@ def main(*arguments: str) -> None:
 
 
 def expand(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The files that are meant, folders replaced by their pictures; and what is wrong."""
+    """The files that are meant, folders replaced by all pictures in them; and what is wrong."""
     from xception_flax.data.sources.folder import EXTENSIONS
 
     files, problems = [], []
     for argument in arguments:
         path = pathlib.Path(argument).expanduser()
         if path.is_dir():
-            inside = [str(file) for file in path.iterdir() if file.suffix.lower() in EXTENSIONS]
+            inside = [str(file) for file in path.rglob('*') if file.suffix.lower() in EXTENSIONS]
             files += sorted(inside)
             if not inside:
                 problems.append(f'{path} has no pictures (*.jpg, *.jpeg, *.png)')

@@ -1,7 +1,6 @@
 """Runs as processes of this machine, one at a time."""
 
 import contextlib
-import os
 import pathlib
 import signal
 import subprocess
@@ -31,9 +30,9 @@ class Sweep:
       elsewhere: names of runs that other processes are at work on.
     """
 
-    def __init__(self, runs: list[Run], cache: pathlib.Path):
-        """Prepares for `runs`; `cache` keeps what XLA has compiled for them."""
-        self.runs, self.cache = runs, cache
+    def __init__(self, runs: list[Run]):
+        """Prepares for `runs`."""
+        self.runs = runs
         self.failed: dict[str, str] = {}
         self.elsewhere: list[str] = []
         self._signal = ''  # the name of the one that came
@@ -95,10 +94,9 @@ class Sweep:
     def _start(self, run: Run, progress: '_Progress') -> int:
         """Runs it once; gives its status."""
         progress.say(f'{run.name}: {run.standing()}')
-        env = {'JAX_COMPILATION_CACHE_DIR': str(self.cache), **os.environ}
         with run.log.open('a') as log:
             self._process = subprocess.Popen(
-                run.command, cwd=ROOT, env=env, stdout=log, stderr=log,
+                run.command, cwd=ROOT, stdout=log, stderr=log,
                 start_new_session=True,  # so that it gets a Ctrl-C once: from here
             )  # fmt: skip
         if self._signal:  # it came before there was a process

@@ -178,7 +178,7 @@ def scripted(tmp_path, script):
 def test_a_run_that_asks_for_it_is_started_again(tmp_path):
     file = tmp_path / 'starts'
     script = f'import sys; f = open({str(file)!r}, "a"); f.write("x"); sys.exit(75)'
-    sweep = local.Sweep([scripted(tmp_path, script)], tmp_path / 'cache')
+    sweep = local.Sweep([scripted(tmp_path, script)])
     with pytest.raises(local.UserError, match='status 75, without a word'):
         sweep.go()
     assert file.read_text() == 'x' * local.STARTS  # as it got no further
@@ -191,7 +191,7 @@ def test_another_sweeps_run_is_passed_over(tmp_path):
         with local.hold(run) as again:
             assert not again
         with pytest.raises(local.stopping.Stopped, match='other processes are at work on total'):
-            local.Sweep([run], tmp_path / 'cache').go()
+            local.Sweep([run]).go()
     assert not run.log.exists()
 
 

@@ -282,7 +282,7 @@ def test_the_gradient_of_a_max_pool_with_holes_goes_to_the_maximum():
     )
     expected, pull_expected = jax.vjp(by_phases, x)
     np.testing.assert_array_equal(value, expected)
-    np.testing.assert_allclose(pull(x)[0], pull_expected(x)[0], rtol=1e-6)
+    np.testing.assert_allclose(pull(x)[0], pull_expected(x)[0], atol=1e-6)  # sums of up to nine
 
 
 def test_lenet_sees_the_papers_sixty_connections():

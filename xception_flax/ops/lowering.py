@@ -27,8 +27,8 @@ def lowerings(choice: str) -> Iterator[None]:
         _choice.reset(token)
 
 
-def by_device(*operands: Any, cpu: Callable, reference: Callable) -> Any:
-    """Calls `cpu` in what is compiled for CPUs, `reference` elsewhere: they mean the same."""
+def by_device(*operands: Any, reference: Callable, **lowerings: Callable) -> Any:
+    """Calls the lowering for the kind of device ('cpu', 'tpu', ...), else the reference."""
     if _choice.get() == 'reference':
         return reference(*operands)
-    return lax.platform_dependent(*operands, cpu=cpu, default=reference)
+    return lax.platform_dependent(*operands, default=reference, **lowerings)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pathlib
 import sys
 from collections.abc import Callable
 
@@ -10,6 +11,8 @@ from absl import app, flags, logging
 from xception_flax.config import reading
 from xception_flax.runtime import memory, stopping
 from xception_flax.runtime.errors import UserError
+
+COMPILED = '.compiled'  # where $JAX_COMPILATION_CACHE_DIR does not say
 
 reading.define_flag()
 flags.adopt_module_key_flags(reading)
@@ -66,6 +69,10 @@ def _run(work: Callable[..., None], needs: tuple[str, ...], alone: bool, argv: l
                 raise UserError(f'--{name} is missing; see --help')
         if '://' in (values.workdir or ''):
             raise UserError(f'--workdir={values.workdir} is no path; mount the bucket first')
+        if values.workdir and not jax.config.jax_compilation_cache_dir:
+            # What XLA has compiled, for the next start and for other runs of the same network.
+            beside = pathlib.Path(values.workdir).expanduser().absolute().parent / COMPILED
+            jax.config.update('jax_compilation_cache_dir', str(beside))
         if not alone:
             hosts.join(values.coordinator, values.processes, values.process, values.patience)
         work(*argv[1:])

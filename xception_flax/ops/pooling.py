@@ -37,7 +37,7 @@ def max_pool(x: jax.Array, window: int, strides: int, padding: str | Pads) -> ja
 
 
 def reduced(x: jax.Array, window: int, strides: int, padding: Pads) -> jax.Array:
-    """The reference: XLA's windowed reduction. (jax2onnx knows it in this form alone.)"""
+    """The reference: XLA's windowed reduction, in the form that jax2onnx knows."""
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
     return nn.max_pool(padded, window_shape=(window, window), strides=(strides, strides))
 

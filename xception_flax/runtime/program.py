@@ -69,7 +69,7 @@ def _run(work: Callable[..., None], needs: tuple[str, ...], alone: bool, argv: l
                 raise UserError(f'--{name} is missing; see --help')
         if '://' in (values.workdir or ''):
             raise UserError(f'--workdir={values.workdir} is no path; mount the bucket first')
-        if values.workdir and not jax.config.jax_compilation_cache_dir:
+        if values.workdir and not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
             # What XLA has compiled, for the next start and for other runs of the same network.
             beside = pathlib.Path(values.workdir).expanduser().absolute().parent / COMPILED
             jax.config.update('jax_compilation_cache_dir', str(beside))

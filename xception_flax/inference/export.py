@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from xception_flax import ops
+from xception_flax.inference.folding import fold_batch_norm
 from xception_flax.inference.prediction import classify
 from xception_flax.runtime.errors import UserError
 
@@ -79,7 +80,7 @@ def _program(
     model: nn.Module, variables: Any, config: ConfigDict
 ) -> tuple[Callable[[jax.Array], jax.Array], jax.ShapeDtypeStruct]:
     """The function to be written, and the shape of what it takes."""
-    constants = jax.tree.map(np.asarray, variables)
+    constants = jax.tree.map(np.asarray, fold_batch_norm(model, variables))
 
     def program(pictures: jax.Array) -> jax.Array:
         return classify(constants, pictures, model, config.preprocessing, config.loss)

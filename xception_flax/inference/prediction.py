@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from xception_flax.data.scaling import scale
 from xception_flax.inference import preprocessing
 from xception_flax.inference.classes import readable
+from xception_flax.inference.folding import fold_batch_norm
 from xception_flax.inference.preprocessing import Picture
 from xception_flax.runtime.errors import UserError
 
@@ -144,7 +145,7 @@ def _probabilities(
     crops: int,
 ) -> jax.Array:
     """Probabilities `[N, C]` of pictures whose crops are `pictures` `[N * crops, S, S, 3]`."""
-    found = classify(variables, pictures, model, preprocessing, loss)
+    found = classify(fold_batch_norm(model, variables), pictures, model, preprocessing, loss)
     return jnp.mean(found.reshape(-1, crops, found.shape[-1]), 1)
 
 

@@ -1,0 +1,67 @@
+"""Batch norm as part of the convolutions before it."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from xception_flax.models.layers import BatchNorm, DepthwiseConv
+
+Path = tuple[str, ...]
+
+
+def fold_batch_norm(model: nn.Module, variables: dict[str, Any]) -> dict[str, Any]:
+    """Multiplies kernels by what batch norm would multiply their outputs by.
+
+    Each batch norm that follows a convolution directly is then the addition of a bias, and has no
+    statistics. In inference the network computes the same, but for rounding.
+
+    Args:
+      model: any network of the registry.
+      variables: its variables.
+
+    Returns:
+      Variables for `model.apply(..., train=False)`.
+    """
+    params = traverse_util.flatten_dict(dict(variables['params']))
+    stats = traverse_util.flatten_dict(dict(variables.get('batch_stats', {})))
+    for norm, (conv, epsilon) in _followed_by_batch_norm(model, variables).items():
+        mean, var = stats.pop((*norm, 'mean')), stats.pop((*norm, 'var'))
+        multiplier = params.pop((*norm, 'scale'), 1.0) / jnp.sqrt(var + epsilon)
+        params[*norm, 'bias'] = params[*norm, 'bias'] - mean * multiplier
+        for name in ('kernel', 'bias'):  # whose last axis is that of the outputs
+            if (*conv, name) in params:
+                params[*conv, name] = params[*conv, name] * multiplier
+    return {
+        **variables,
+        'params': traverse_util.unflatten_dict(params),
+        'batch_stats': traverse_util.unflatten_dict(stats),
+    }
+
+
+def _followed_by_batch_norm(model: Any, variables: Any) -> dict[Path, tuple[Path, float]]:
+    """The convolution before each batch norm that has nothing between them, and its epsilon."""
+    outputs: list[tuple[Any, Path]] = []
+    found: dict[Path, tuple[Path, float]] = {}
+
+    def watch(call, args, kwargs, context):
+        module = context.module
+        result = call(*args, **kwargs)
+        if isinstance(module, nn.Conv | DepthwiseConv):
+            outputs.append((result, module.path))
+        elif isinstance(module, BatchNorm):
+            for output, conv in outputs:
+                if output is args[0]:
+                    found[module.path] = conv, module.epsilon
+        return result
+
+    size = model.min_image_size
+    pictures = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    with nn.intercept_methods(watch):
+        jax.eval_shape(
+            functools.partial(model.apply, train=False, features_only=True), variables, pictures
+        )
+    return found

@@ -145,7 +145,7 @@ def for_training(picture: np.ndarray, config: ConfigDict, rng: np.random.Generat
         top, left = rng.integers(0, 2 * augment.pad + 1, 2)
         picture = picture[top : top + size, left : left + size]
     if augment.flip and rng.random() < 0.5:
-        picture = picture[:, ::-1]
+        picture = cv2.flip(picture, 1)
     picture = np.ascontiguousarray(picture)
     if augment.randaugment:
         picture = rand_augment(picture, augment.randaugment, augment.magnitude, rng)

@@ -1,0 +1,1 @@
+"""How quick it is, measured beside others in one run; extra `[bench]`."""

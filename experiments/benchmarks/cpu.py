@@ -1,0 +1,73 @@
+"""Xception on CPU, 299x299, float32: this project beside Keras and PyTorch.
+
+  pip install -e '.[bench]' && python -m experiments.benchmarks.cpu --output=cpu.json
+
+Each is in a process of its own, and they take turns: some calls of the first, some of the second,
+and so on, several times over; the figures are medians over the turns. Nothing else should run on
+the machine. What is not installed is left out.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments.benchmarks import turns
+from experiments.benchmarks.networks import CONTENDERS
+
+flags.DEFINE_list('batches', ['4', '16'], 'Pictures in a batch.')
+flags.DEFINE_multi_enum('task', ['training', 'inference'], ['training', 'inference'], 'What to do.')
+flags.DEFINE_multi_enum('contender', list(CONTENDERS), list(CONTENDERS), 'Who takes part.')
+flags.DEFINE_integer('rounds', 5, 'How often each has its turn.', lower_bound=1)
+flags.DEFINE_float('seconds', 4.0, 'About how long a turn lasts.', lower_bound=0.1)
+flags.DEFINE_string('output', None, 'A JSON file for all numbers.')
+
+
+def main(argv: list[str]) -> None:
+    """Measures by the flags."""
+    if len(argv) > 1:
+        raise app.UsageError(f'there is nothing to do with {argv[1]!r}')
+    values, console = flags.FLAGS, Console()
+    needed = {CONTENDERS[name][0]: CONTENDERS[name][1] for name in values.contender}
+    versions = turns.installed(needed, console)
+    names = [n for n in values.contender if set(CONTENDERS[n][1]) <= set(versions)]
+    results: dict[str, Any] = {'machine': turns.machine(), 'versions': versions}
+    for task in values.task:
+        chosen = [n for n in names if n != 'unfolded' or task == 'inference']
+        results[task] = {batch: _measure(task, int(batch), chosen) for batch in values.batches}
+        heads = [head for b in values.batches for head in (f'batch {b}: images/s', 'first call, s')]
+        table = Table('', *heads, title=f'{task}, {turns.machine()}')
+        for name in chosen:
+            row = []
+            for batch in values.batches:
+                figures = results[task][batch][name]
+                row += [f'{figures["images_per_second"]:.2f}', f'{figures["first_call"]:.1f}']
+            table.add_row(CONTENDERS[name][0], *row)
+        console.print(table)
+    console.print(', '.join(f'{package} {version}' for package, version in versions.items()))
+    if values.output:
+        pathlib.Path(values.output).write_text(json.dumps(results, indent=1) + '\n')
+
+
+def _measure(task: str, batch: int, names: list[str]) -> dict[str, dict[str, Any]]:
+    module = 'experiments.benchmarks.networks'
+    arguments = {name: (name, task, batch) for name in names}
+    with turns.contenders(module, arguments, batch, flags.FLAGS.seconds) as contenders:
+        for _ in range(flags.FLAGS.rounds):
+            for contender in contenders.values():
+                contender.turn()
+        return {
+            name: {
+                'images_per_second': contender.rate(),
+                'turns': contender.turns,
+                'first_call': contender.first_call,
+            }
+            for name, contender in contenders.items()
+        }
+
+
+if __name__ == '__main__':
+    app.run(main)

@@ -1,0 +1,64 @@
+"""From JPEG files to training batches of 299x299: this project beside tf.data and torchvision.
+
+  pip install -e '.[bench]' && python -m experiments.benchmarks.input --output=input.json
+  python -m experiments.benchmarks.input --data=/data/train    # your own: folders of JPEG files
+
+All do the same to a picture: a random crop (5 to 100 % of its area), bilinear resizing, a random
+mirror image, uint8. Each is in a process of its own, and they take turns. The figure that counts is
+pictures per CPU second, as a machine's cores have other work to do; files are read from the
+system's cache after the first turn. What is not installed is left out.
+"""
+
+import json
+import pathlib
+import tempfile
+from typing import Any
+
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments.benchmarks import loaders, turns
+from experiments.benchmarks.loaders import CONTENDERS
+
+flags.DEFINE_string('data', None, 'Folder of folders of *.jpg; by default some are made, 500x375.')
+flags.DEFINE_integer('batch', 128, 'Pictures in a batch.', lower_bound=1)
+flags.DEFINE_multi_enum('contender', list(CONTENDERS), list(CONTENDERS), 'Who takes part.')
+flags.DEFINE_integer('rounds', 7, 'How often each has its turn.', lower_bound=1)
+flags.DEFINE_float('seconds', 4.0, 'About how long a turn lasts.', lower_bound=0.1)
+flags.DEFINE_string('output', None, 'A JSON file for all numbers.')
+
+
+def main(argv: list[str]) -> None:
+    """Measures by the flags."""
+    if len(argv) > 1:
+        raise app.UsageError(f'there is nothing to do with {argv[1]!r}')
+    values, console = flags.FLAGS, Console()
+    needed = {CONTENDERS[name][0]: CONTENDERS[name][1] for name in values.contender}
+    versions = turns.installed(needed, console)
+    names = [n for n in values.contender if set(CONTENDERS[n][1]) <= set(versions)]
+    with tempfile.TemporaryDirectory() as made:
+        folder = pathlib.Path(values.data or f'{made}/train').expanduser().absolute()
+        if not values.data:
+            loaders.make_pictures(folder, 512)
+        arguments = {name: (name, folder, values.batch) for name in names}
+        module = 'experiments.benchmarks.loaders'
+        with turns.contenders(module, arguments, values.batch, values.seconds) as contenders:
+            for _ in range(values.rounds):
+                for contender in contenders.values():
+                    contender.turn()
+    results: dict[str, Any] = {'machine': turns.machine(), 'versions': versions}
+    table = Table('', 'images / CPU second', 'images / second', title=turns.machine())
+    for name, contender in contenders.items():
+        results[name] = {'turns': contender.turns}
+        table.add_row(
+            CONTENDERS[name][0], f'{contender.rate("cpu"):.0f}', f'{contender.rate():.0f}'
+        )
+    console.print(table)
+    console.print(', '.join(f'{package} {version}' for package, version in versions.items()))
+    if values.output:
+        pathlib.Path(values.output).write_text(json.dumps(results, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    app.run(main)

@@ -1,0 +1,144 @@
+"""Contenders in processes of their own that take turns, so that a ratio is of one run."""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TextIO
+
+from rich.console import Console
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def serve(make: Callable[[], Callable[[], Any]]) -> None:
+    """The contender's side: calls what `make` gives as often as a line of input says.
+
+    It answers with lines of JSON on standard output: how long the first call took, all
+    preparations included; then the wall and CPU seconds of each turn. What libraries print goes to
+    standard error.
+    """
+    answers = os.fdopen(os.dup(1), 'w', buffering=1)
+    os.dup2(2, 1)
+    began = time.perf_counter()
+    call = make()
+    call()
+    print(json.dumps({'first_call': time.perf_counter() - began}), file=answers)
+    call()
+    for line in sys.stdin:
+        wall, cpu = time.perf_counter(), _cpu()
+        for _ in range(int(line)):
+            call()
+        turn = {'wall': time.perf_counter() - wall, 'cpu': _cpu() - cpu}
+        print(json.dumps(turn), file=answers)
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and of children that have ended."""
+    used = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+class Contender:
+    """The other side: a process that is ready to be timed.
+
+    Attributes:
+      first_call: how many seconds the first call took, all preparations included.
+      turns: pictures per second and per CPU second, of each turn.
+    """
+
+    def __init__(self, module: str, arguments: Iterable[object], pictures: int, seconds: float):
+        """Starts it, and waits until it has made its first calls.
+
+        Args:
+          module: whose main program calls `serve`.
+          arguments: of the program.
+          pictures: how many there are in a call.
+          seconds: about how long a turn shall last.
+        """
+        arguments = list(arguments)
+        self.title = f'{module} {" ".join(map(str, arguments))}'
+        self.log = tempfile.TemporaryFile('w+')  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, '-m', module, *map(str, arguments)], cwd=ROOT,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
+        )  # fmt: skip
+        self.pictures = pictures
+        self.turns: list[dict[str, float]] = []
+        self.first_call = self._answer()['first_call']
+        self.calls = max(1, round(seconds / self._time(1)['wall']))
+
+    def turn(self) -> None:
+        """Lets it work, and notes how quick it was."""
+        took = self._time(self.calls)
+        self.turns.append({kind: self.calls * self.pictures / s for kind, s in took.items()})
+
+    def rate(self, kind: str = 'wall') -> float:
+        """The median over the turns, pictures per second of this kind ('wall' or 'cpu')."""
+        return statistics.median(turn[kind] for turn in self.turns)
+
+    def _time(self, calls: int) -> dict[str, float]:
+        print(calls, file=self._pipe(self.process.stdin), flush=True)
+        return self._answer()
+
+    def _answer(self) -> dict[str, float]:
+        line = self._pipe(self.process.stdout).readline()
+        if not line:
+            self.log.seek(0)
+            said = self.log.read().strip().splitlines()
+            sys.exit(f'{self.title} ended with {self.process.wait()}: {"".join(said[-1:])}')
+        return json.loads(line)
+
+    @staticmethod
+    def _pipe(pipe: Any) -> TextIO:
+        assert pipe is not None
+        return pipe
+
+    def end(self) -> None:
+        """Ends it."""
+        self.process.kill()
+        self.process.communicate()
+        self.log.close()
+
+
+@contextlib.contextmanager
+def contenders(
+    module: str, arguments: Mapping[str, Iterable[object]], pictures: int, seconds: float
+) -> Iterator[dict[str, Contender]]:
+    """Starts them one after the other, by their names, and ends them all."""
+    with contextlib.ExitStack() as stack:
+        started = {}
+        for name, given in arguments.items():
+            started[name] = Contender(module, given, pictures, seconds)
+            stack.callback(started[name].end)
+        yield started
+
+
+def installed(packages: Mapping[str, tuple[str, ...]], console: Console) -> dict[str, str]:
+    """The versions of what is there; says which names are left out.
+
+    Args:
+      packages: that each name needs; those of names that lack one are not in the result.
+      console: where to say it.
+    """
+    found: dict[str, str] = {}
+    for name, needed in packages.items():
+        try:
+            found |= {package: importlib.metadata.version(package) for package in needed}
+        except importlib.metadata.PackageNotFoundError as missing:
+            console.print(f'{name}: not measured, as {missing.name} is not installed')
+    return found
+
+
+def machine() -> str:
+    """The class of this machine, in words."""
+    return f'{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}'

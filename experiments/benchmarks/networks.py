@@ -41,7 +41,7 @@ def xception_flax(task: str, batch: int, folded: bool = True, lowering: str = 'a
         'dataset.source': 'synthetic', 'dataset.num_classes': CLASSES, 'dtype': 'float32',
         'dataset.train_split': 'train', 'dataset.eval_split': 'train', 'batch_size': batch,
         'optimizer.name': 'sgd', 'optimizer.momentum': MOMENTUM, 'optimizer.weight_decay': 0.0,
-        'schedule.name': 'constant', 'schedule.learning_rate': RATE, 'schedule.warmup_percent': 0.0,
+        'schedule.name': 'constant', 'schedule.learning_rate': RATE,
         'ema_decay': 0.0, 'xception.dropout': 0.0, 'lowering': lowering,
     }  # fmt: skip
     run = set_up(settings.read('configs/imagenet.py', overrides))

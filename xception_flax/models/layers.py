@@ -96,7 +96,7 @@ class BatchNorm(nn.Module):
 
     def _normalise(self, x, mean, var, scale, bias):
         multiplier = jax.lax.rsqrt(var + self.epsilon) * scale
-        return ((x - mean) * multiplier + bias).astype(self.dtype)
+        return ops.normalise(x, mean, multiplier, bias).astype(self.dtype)
 
 
 class ConvBN(nn.Module):

@@ -63,7 +63,7 @@ def xception_flax(task: str, batch: int, folded: bool = True, lowering: str = 'a
 
     variables = state.variables('live')
     if folded:
-        variables = fold_batch_norm(run.model, variables)
+        variables = fold_batch_norm(run.model, variables, SIZE)
     classifying, given = jax.jit(program), jax.numpy.asarray(images)
     return lambda: jax.block_until_ready(classifying(variables, given))
 

@@ -39,7 +39,7 @@ def test_computes_the_same(name):
         for path, a in jax.tree_util.tree_leaves_with_path(variables):
             if path[-1].key in ('var', 'scale'):
                 a[:] = rng.uniform(0.5, 2, a.shape)
-        folded = jax.jit(lambda v: fold_batch_norm(model, v))(variables)
+        folded = jax.jit(lambda v: fold_batch_norm(model, v, size))(variables)
         assert len(jax.tree.leaves(folded.get('batch_stats', {}))) == 2 * left
         found, expected = (
             jax.jit(lambda v: model.apply(v, x, train=False))(v) for v in (folded, variables)
@@ -52,7 +52,7 @@ def test_computes_the_same(name):
 def test_the_folded_program_has_no_statistics():
     model = xception_flax.create_model('xception', 7, **SMALL)
     x = np.zeros((1, 16, 16, 3), np.float32)
-    folded = fold_batch_norm(model, jax.jit(model.init)(jax.random.key(0), x))
+    folded = fold_batch_norm(model, jax.jit(model.init)(jax.random.key(0), x), 16)
     assert not jax.tree.leaves(folded['batch_stats'])
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(folded['params'])}
     assert names == {'kernel', 'bias'}

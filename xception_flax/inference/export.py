@@ -80,7 +80,7 @@ def _program(
     model: nn.Module, variables: Any, config: ConfigDict
 ) -> tuple[Callable[[jax.Array], jax.Array], jax.ShapeDtypeStruct]:
     """The function to be written, and the shape of what it takes."""
-    constants = jax.tree.map(np.asarray, fold_batch_norm(model, variables))
+    constants = jax.tree.map(np.asarray, fold_batch_norm(model, variables, config.image_size))
 
     def program(pictures: jax.Array) -> jax.Array:
         return classify(constants, pictures, model, config.preprocessing, config.loss)

@@ -13,22 +13,23 @@ from xception_flax.models.layers import BatchNorm, DepthwiseConv
 Path = tuple[str, ...]
 
 
-def fold_batch_norm(model: nn.Module, variables: dict[str, Any]) -> dict[str, Any]:
+def fold_batch_norm(model: nn.Module, variables: dict[str, Any], image_size: int) -> dict[str, Any]:
     """Multiplies kernels by what batch norm would multiply their outputs by.
 
     Each batch norm that follows a convolution directly is then the addition of a bias, and has no
     statistics. In inference the network computes the same, but for rounding.
 
     Args:
-      model: any network of the registry.
+      model: the network.
       variables: its variables.
+      image_size: side of a picture that it takes, in pixels.
 
     Returns:
       Variables for `model.apply(..., train=False)`.
     """
     params = traverse_util.flatten_dict(dict(variables['params']))
     stats = traverse_util.flatten_dict(dict(variables.get('batch_stats', {})))
-    for norm, (conv, epsilon) in _followed_by_batch_norm(model, variables).items():
+    for norm, (conv, epsilon) in _followed_by_batch_norm(model, variables, image_size).items():
         mean, var = stats.pop((*norm, 'mean')), stats.pop((*norm, 'var'))
         multiplier = params.pop((*norm, 'scale'), 1.0) / jnp.sqrt(var + epsilon)
         params[*norm, 'bias'] = params[*norm, 'bias'] - mean * multiplier
@@ -42,7 +43,9 @@ def fold_batch_norm(model: nn.Module, variables: dict[str, Any]) -> dict[str, An
     }
 
 
-def _followed_by_batch_norm(model: Any, variables: Any) -> dict[Path, tuple[Path, float]]:
+def _followed_by_batch_norm(
+    model: nn.Module, variables: Any, image_size: int
+) -> dict[Path, tuple[Path, float]]:
     """The convolution before each batch norm that has nothing between them, and its epsilon."""
     outputs: list[tuple[Any, Path]] = []
     found: dict[Path, tuple[Path, float]] = {}
@@ -58,10 +61,7 @@ def _followed_by_batch_norm(model: Any, variables: Any) -> dict[Path, tuple[Path
                     found[module.path] = conv, module.epsilon
         return result
 
-    size = model.min_image_size
-    pictures = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    pictures = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     with nn.intercept_methods(watch):
-        jax.eval_shape(
-            functools.partial(model.apply, train=False, features_only=True), variables, pictures
-        )
+        jax.eval_shape(functools.partial(model.apply, train=False), variables, pictures)
     return found

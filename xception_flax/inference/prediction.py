@@ -145,7 +145,8 @@ def _probabilities(
     crops: int,
 ) -> jax.Array:
     """Probabilities `[N, C]` of pictures whose crops are `pictures` `[N * crops, S, S, 3]`."""
-    found = classify(fold_batch_norm(model, variables), pictures, model, preprocessing, loss)
+    folded = fold_batch_norm(model, variables, pictures.shape[1])
+    found = classify(folded, pictures, model, preprocessing, loss)
     return jnp.mean(found.reshape(-1, crops, found.shape[-1]), 1)
 
 

@@ -21,9 +21,7 @@ from experiments.benchmarks.networks import CONTENDERS
 flags.DEFINE_list('batches', ['4', '16'], 'Pictures in a batch.')
 flags.DEFINE_multi_enum('task', ['training', 'inference'], ['training', 'inference'], 'What to do.')
 flags.DEFINE_multi_enum('contender', list(CONTENDERS), list(CONTENDERS), 'Who takes part.')
-flags.DEFINE_integer('rounds', 5, 'How often each has its turn.', lower_bound=1)
-flags.DEFINE_float('seconds', 4.0, 'About how long a turn lasts.', lower_bound=0.1)
-flags.DEFINE_string('output', None, 'A JSON file for all numbers.')
+flags.adopt_module_key_flags(turns)
 
 
 def main(argv: list[str]) -> None:
@@ -55,18 +53,14 @@ def main(argv: list[str]) -> None:
 def _measure(task: str, batch: int, names: list[str]) -> dict[str, dict[str, Any]]:
     module = 'experiments.benchmarks.networks'
     arguments = {name: (name, task, batch) for name in names}
-    with turns.contenders(module, arguments, batch, flags.FLAGS.seconds) as contenders:
-        for _ in range(flags.FLAGS.rounds):
-            for contender in contenders.values():
-                contender.turn()
-        return {
-            name: {
-                'images_per_second': contender.rate(),
-                'turns': contender.turns,
-                'first_call': contender.first_call,
-            }
-            for name, contender in contenders.items()
+    return {
+        name: {
+            'images_per_second': contender.rate(),
+            'turns': contender.turns,
+            'first_call': contender.first_call,
         }
+        for name, contender in turns.take(module, arguments, batch).items()
+    }
 
 
 if __name__ == '__main__':

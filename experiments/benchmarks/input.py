@@ -24,9 +24,7 @@ from experiments.benchmarks.loaders import CONTENDERS
 flags.DEFINE_string('data', None, 'Folder of folders of *.jpg; by default some are made, 500x375.')
 flags.DEFINE_integer('batch', 128, 'Pictures in a batch.', lower_bound=1)
 flags.DEFINE_multi_enum('contender', list(CONTENDERS), list(CONTENDERS), 'Who takes part.')
-flags.DEFINE_integer('rounds', 7, 'How often each has its turn.', lower_bound=1)
-flags.DEFINE_float('seconds', 4.0, 'About how long a turn lasts.', lower_bound=0.1)
-flags.DEFINE_string('output', None, 'A JSON file for all numbers.')
+flags.adopt_module_key_flags(turns)
 
 
 def main(argv: list[str]) -> None:
@@ -43,10 +41,7 @@ def main(argv: list[str]) -> None:
             loaders.make_pictures(folder, 512)
         arguments = {name: (name, folder, values.batch) for name in names}
         module = 'experiments.benchmarks.loaders'
-        with turns.contenders(module, arguments, values.batch, values.seconds) as contenders:
-            for _ in range(values.rounds):
-                for contender in contenders.values():
-                    contender.turn()
+        contenders = turns.take(module, arguments, values.batch)
     results: dict[str, Any] = {'machine': turns.machine(), 'versions': versions}
     table = Table('', 'images / CPU second', 'images / second', title=turns.machine())
     for name, contender in contenders.items():

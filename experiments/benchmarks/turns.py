@@ -12,10 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TextIO
 
+from absl import flags
 from rich.console import Console
+
+flags.DEFINE_integer('rounds', 5, 'How often each has its turn.', lower_bound=1)
+flags.DEFINE_float('seconds', 4.0, 'About how long a turn lasts.', lower_bound=0.1)
+flags.DEFINE_string('output', None, 'A JSON file for all numbers.')
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -110,17 +115,26 @@ class Contender:
         self.log.close()
 
 
-@contextlib.contextmanager
-def contenders(
-    module: str, arguments: Mapping[str, Iterable[object]], pictures: int, seconds: float
-) -> Iterator[dict[str, Contender]]:
-    """Starts them one after the other, by their names, and ends them all."""
+def take(
+    module: str, arguments: Mapping[str, Iterable[object]], pictures: int
+) -> dict[str, Contender]:
+    """Starts contenders, lets them take turns as the flags say, and ends them.
+
+    Args:
+      module: whose main program calls `serve`.
+      arguments: of the program, by the contender's name.
+      pictures: how many there are in a call.
+    """
+    values = flags.FLAGS
     with contextlib.ExitStack() as stack:
-        started = {}
+        contenders = {}
         for name, given in arguments.items():
-            started[name] = Contender(module, given, pictures, seconds)
-            stack.callback(started[name].end)
-        yield started
+            contenders[name] = Contender(module, given, pictures, values.seconds)
+            stack.callback(contenders[name].end)
+        for _ in range(values.rounds):
+            for contender in contenders.values():
+                contender.turn()
+    return contenders
 
 
 def installed(packages: Mapping[str, tuple[str, ...]], console: Console) -> dict[str, str]:

@@ -31,15 +31,22 @@ def max_pool(x: jax.Array, window: int, strides: int, padding: str | Pads) -> ja
         padding = top, left
     return by_device(
         x,
+        reference=lambda x: padded(x, window, strides, padding),
         cpu=lambda x: chosen(x, window, strides, padding),
-        reference=lambda x: reduced(x, window, strides, padding),
+        tpu=lambda x: windowed(x, window, strides, padding),
     )
 
 
-def reduced(x: jax.Array, window: int, strides: int, padding: Pads) -> jax.Array:
-    """The reference: XLA's windowed reduction, in the form that jax2onnx knows."""
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
-    return nn.max_pool(padded, window_shape=(window, window), strides=(strides, strides))
+def padded(x: jax.Array, window: int, strides: int, padding: Pads) -> jax.Array:
+    """The reference: a border of -inf, then pooling without any; jax2onnx knows this form."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
+    return nn.max_pool(x, window_shape=(window, window), strides=(strides, strides))
+
+
+def windowed(x: jax.Array, window: int, strides: int, padding: Pads) -> jax.Array:
+    """XLA's windowed reduction with its own padding, which no one has to write to memory."""
+    sizes = (1, window, window, 1), (1, strides, strides, 1)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, *sizes, ((0, 0), *padding, (0, 0)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -53,10 +60,10 @@ def chosen(x: jax.Array, window: int, strides: int, padding: Pads) -> jax.Array:
 
 def _parts(x: jax.Array, window: int, strides: int, padding: Pads) -> list[jax.Array]:
     """The first place of all windows, the second, and so on."""
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
-    height, width = ((side - window) // strides + 1 for side in padded.shape[1:3])
+    framed = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
+    height, width = ((side - window) // strides + 1 for side in framed.shape[1:3])
     return [
-        padded[
+        framed[
             :,
             i : i + (height - 1) * strides + 1 : strides,
             j : j + (width - 1) * strides + 1 : strides,

@@ -1,4 +1,4 @@
-"""Trains the runs of a study that are not done, one after the other.
+r"""Trains the runs of a study that are not done, one after the other.
 
   python -m experiments.sweep fashion_mnist --workdir=/tmp/fashion
   python -m experiments.sweep imagenet --workdir=/data/runs --set=dataset.data_dir=/data --dry-run

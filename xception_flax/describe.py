@@ -84,14 +84,9 @@ def network_config(config, workdir: str | None, weights: str | None):
         from xception_flax.config import reading
 
         return reading.from_json(pathlib.Path(workdir).expanduser() / 'config.json')
-    if config.dataset.num_classes is None:
-        from xception_flax.data import sources
+    from xception_flax.data import sources
 
-        try:
-            classes = sources.load(config, config.dataset.train_split).num_classes
-        except (UserError, OSError):
-            classes = 1000  # ImageNet's; a network can be looked at without its data
-        config.dataset.num_classes = classes
+    config.dataset.num_classes = sources.num_classes(config)
     return config
 
 

@@ -56,8 +56,12 @@ class Run:
     title: str
 
 
-def set_up(config: ConfigDict) -> Run:
+def set_up(config: ConfigDict, mesh: Mesh | None = None) -> Run:
     """Checks a config and prepares its run.
+
+    Args:
+      config: the run's config.
+      mesh: the devices; by default all that are there.
 
     Raises:
       UserError: a setting cannot work, or the data is not there.
@@ -71,7 +75,7 @@ def set_up(config: ConfigDict) -> Run:
             f'the classes of {config.dataset.train_split} and {config.dataset.eval_split} differ: '
             f'{train_source.num_classes} and {eval_source.num_classes}, or of other names'
         )
-    mesh = meshes.make_mesh()
+    mesh = mesh or meshes.make_mesh()
     # Every host reads the same examples in the same order; their folders may differ.
     common = config.copy_and_resolve_references()
     common.dataset.data_dir = common.init.weights = ''

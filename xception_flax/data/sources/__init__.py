@@ -20,6 +20,19 @@ SOURCES: dict[str, Callable[[ConfigDict, str], Source]] = {
 }
 
 
+def num_classes(config: ConfigDict) -> int:
+    """The config's number of classes, or its data's; 1000, ImageNet's, where the data is not there.
+
+    For looking at a network without training it.
+    """
+    if config.dataset.num_classes is not None:
+        return config.dataset.num_classes
+    try:
+        return load(config, config.dataset.train_split).num_classes
+    except (UserError, OSError):
+        return 1000
+
+
 def load(config: ConfigDict, split: str) -> Source:
     """Opens one split of the config's data set.
 

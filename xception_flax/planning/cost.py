@@ -1,0 +1,154 @@
+"""What a compiled program costs, read from what its compiler has written down."""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
+_BYTES = {'f64': 8, 's64': 8, 'u64': 8, 'f32': 4, 's32': 4, 'u32': 4, 'bf16': 2, 'f16': 2, 's16': 2,
+          'u16': 2, 's8': 1, 'u8': 1, 'pred': 1}  # fmt: skip
+
+_COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
+_INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$')
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of one execution on each device.
+
+    Attributes:
+      arguments: bytes of what the program is given; what it gives back lies in the same memory
+        where that is donated.
+      temporaries: bytes besides.
+      flops: operations, multiplications and additions counted each.
+      bytes: read from and written to memory.
+      collectives: bytes of results by the kind of collective operation.
+      cycles: the compiler's estimate by stage of the network and kind of operation.
+    """
+
+    arguments: int
+    temporaries: int
+    flops: float
+    bytes: float
+    collectives: Mapping[str, int]
+    cycles: Mapping[tuple[str, str], int]
+
+    @property
+    def memory(self) -> int:
+        """Bytes that have to be there."""
+        return self.arguments + self.temporaries
+
+    @property
+    def total_cycles(self) -> int:
+        """The estimates added up, as if no two operations overlapped."""
+        return sum(self.cycles.values())
+
+    def cycles_by(self, what: int) -> list[tuple[str, int]]:
+        """The cycles by stage (0) or kind (1), the largest first."""
+        found: collections.Counter[str] = collections.Counter()
+        for key, cycles in self.cycles.items():
+            found[key[what]] += cycles
+        return found.most_common()
+
+
+def of(compiled: jax.stages.Compiled) -> Cost:
+    """Reads the costs of a program that is compiled for TPU."""
+    memory: Any = compiled.memory_analysis()
+    costs: Any = compiled.cost_analysis()
+    given_back = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    text = Text(compiled.as_text() or '')
+    return Cost(
+        arguments=memory.argument_size_in_bytes + given_back,
+        temporaries=memory.temp_size_in_bytes,
+        flops=costs['flops'],
+        bytes=costs['bytes accessed'],
+        collectives=text.collectives,
+        cycles=text.cycles,
+    )
+
+
+class Text:
+    """A program in words: its computations' instructions, line by line.
+
+    Attributes:
+      cycles: as of `Cost`.
+      collectives: as of `Cost`.
+    """
+
+    def __init__(self, text: str):
+        """Reads it."""
+        self.computations: dict[str, list[re.Match]] = {}
+        entry, current = '', list[re.Match]()
+        for line in text.splitlines():
+            if header := _COMPUTATION.match(line):
+                current = self.computations.setdefault(header[2], [])
+                entry = header[2] if header[1] else entry
+            elif instruction := _INSTRUCTION.match(line):
+                current.append(instruction)
+        self.cycles: collections.Counter[tuple[str, str]] = collections.Counter()
+        self.collectives: collections.Counter[str] = collections.Counter()
+        self._add(entry, 1)
+
+    def _add(self, computation: str, times: int) -> None:
+        """Adds what a computation takes that is executed so often."""
+        for _, shape, opcode, rest in (match.groups() for match in self.computations[computation]):
+            if opcode == 'while':
+                trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
+                body = re.search(r'body=%?([\w.\-]+)', rest)
+                if body:
+                    self._add(body[1], times * (int(trips[1]) if trips else 1))
+            collective = opcode.removesuffix('-start')
+            if collective in COLLECTIVES:
+                self.collectives[collective] += times * _size(shape)
+            if cycles := re.search(r'"estimated_cycles":"(\d+)"', rest):
+                name = re.search(r'op_name="([^"]*)"', rest)
+                key = stage(name[1] if name else ''), self._kind(opcode, rest)
+                self.cycles[key] += times * int(cycles[1])
+
+    def _kind(self, opcode: str, rest: str) -> str:
+        """What an instruction does, in a fusion the part of it that takes the longest."""
+        called = re.search(r'calls=%?([\w.\-]+)', rest)
+        opcodes = {opcode}
+        if called:
+            opcodes = {match[3] for match in self.computations[called[1]]}
+        kinds = {
+            'convolution': ('convolution', 'dot'),
+            'pooling': ('reduce-window', 'select-and-scatter'),
+            'sum': ('reduce',),
+            'copy': ('copy', 'transpose', 'pad', 'slice', 'concatenate'),
+        }
+        if not called:
+            return next((k for k, codes in kinds.items() if opcode in codes), opcode)
+        del kinds['copy']  # a fusion that copies computes something, too
+        return next((k for k, codes in kinds.items() if opcodes & set(codes)), 'elementwise')
+
+
+def stage(name: str) -> str:
+    """Which part of a step an operation belongs to, by the path that JAX gives it.
+
+    All blocks of the middle flow are one, and what is of no network is the 'update'.
+    """
+    found = re.search(r'/(?:transpose\()?jvp\((\w+)\)\)?/(.*)|/([A-Z]\w+)/(.*)', name)
+    if not found:
+        return 'update' if 'train_step' in name else 'rest'
+    parts = (found[2] or found[4]).split('/')[:-1]
+    if not parts:
+        return 'rest'
+    if parts[0] == 'middle_flow':
+        return parts[0]
+    return '/'.join(parts[:2]) if parts[0].endswith('_flow') else parts[0]
+
+
+def _size(shape: str) -> int:
+    """Bytes of an array or of all in a tuple, such as 'f32[2,3]{1,0}'."""
+    total = 0
+    for kind, sides in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', shape):
+        count = 1
+        for side in filter(None, sides.split(',')):
+            count *= int(side)
+        total += count * _BYTES.get(kind, 0)
+    return total

@@ -101,7 +101,7 @@ def test_evaluate_measures_the_same(finished, program):
 def test_what_was_compiled_is_kept_beside_the_workdir(finished, program):
     workdir, _ = finished
     program(
-        '-m', 'xception_flax.evaluate', f'--workdir={workdir}', JAX_COMPILATION_CACHE_DIR=''
+        '-m', 'xception_flax.evaluate', f'--workdir={workdir}', JAX_COMPILATION_CACHE_DIR=None
     )  # fmt: skip
     assert any((workdir.parent / '.compiled').iterdir())
 

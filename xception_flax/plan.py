@@ -7,8 +7,9 @@ r"""Compiles a run for a TPU slice that is not there, and says what it would nee
 
 The training and the evaluation step are compiled by the real compiler, on any machine and for as
 many chips as you like; nothing is computed, and no data is needed. Memory is what the compiler has
-laid out. Cycles are its own estimates of each operation, added up; they are no measurement, and
-leave out what overlaps and what waits, such as collective operations.
+laid out. All else is of the pictures that are worked on at once, a micro-batch or one crop of each,
+and by estimate: memory traffic is XLA's, cycles are the compiler's own figures for each operation,
+added up. They are no measurement, and leave out what overlaps and what waits, such as collectives.
 """
 
 import json
@@ -38,6 +39,9 @@ def main() -> None:
     import jax  # after the flags: their mistakes are told at once
 
     jax.config.update('jax_platforms', 'cpu')  # leaves the accelerators to those who compute
+    jax.config.update(
+        'jax_enable_compilation_cache', False
+    )  # what is for a TPU loads on a TPU only
     from xception_flax.config import reading
     from xception_flax.planning import chips, steps
 
@@ -60,6 +64,7 @@ def as_dict(plan: 'Plan') -> dict[str, Any]:
         if found.cost is not None:
             seconds, bound = plan.bound(found.cost)
             result |= {
+                'pictures': found.pictures,
                 'arguments': found.cost.arguments,
                 'temporaries': found.cost.temporaries,
                 'flops': found.cost.flops,
@@ -69,7 +74,7 @@ def as_dict(plan: 'Plan') -> dict[str, Any]:
                 'estimated_cycles_by_stage': dict(found.cost.cycles_by(0)),
                 'estimated_cycles_by_kind': dict(found.cost.cycles_by(1)),
                 'estimated_seconds': plan.seconds(found.cost),
-                'estimated_images_per_second': plan.config.batch_size / plan.seconds(found.cost),
+                'estimated_images_per_second': found.pictures / plan.seconds(found.cost),
                 'roofline_seconds': seconds,
                 'bound_by': bound,
             }
@@ -132,20 +137,21 @@ def figures(plan: 'Plan', step: 'Step') -> list[tuple[str, str]]:
     ]
     if step.cost is None:
         return rows
-    return rows + _costs(plan, step.cost)
+    return rows + _costs(plan, step.cost, step.pictures)
 
 
-def _costs(plan: 'Plan', cost: 'Cost') -> list[tuple[str, str]]:
+def _costs(plan: 'Plan', cost: 'Cost', pictures: float) -> list[tuple[str, str]]:
     seconds, bound = plan.bound(cost)
-    pictures, estimate = plan.config.batch_size, plan.seconds(cost)
+    estimate = plan.seconds(cost)
     rows = [
         ('  arguments', f'{cost.arguments / 2**30:.2f} GiB'),
         ('  temporaries', f'{cost.temporaries / 2**30:.2f} GiB'),
+        ('pictures at once, in all', f'{pictures:,.0f}'),
         ('operations', f'{cost.flops / 1e12:.2f} TFLOP'),
         ('memory traffic', f'{cost.bytes / 1e9:.1f} GB'),
         *((kind, f'{size / 1e6:.1f} MB') for kind, size in cost.collectives.items()),
         ('roofline', f'{seconds * 1e3:.1f} ms, by {bound}'),
-        ('  at most', f'{pictures / seconds:,.0f} images/s in all'),
+        ('  that is', f'{pictures / seconds:,.0f} images/s in all'),
         ('estimated by the compiler', f'{cost.total_cycles / 1e6:.1f} M cycles'),
         ('  at its clock', f'{estimate * 1e3:.1f} ms'),
         ('  that is', f'{pictures / estimate:,.0f} images/s in all'),

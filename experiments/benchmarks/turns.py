@@ -28,9 +28,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 def serve(make: Callable[[], Callable[[], Any]]) -> None:
     """The contender's side: calls what `make` gives as often as a line of input says.
 
-    It answers with lines of JSON on standard output: how long the first call took, all
-    preparations included; then the wall and CPU seconds of each turn. What libraries print goes to
-    standard error.
+    It answers with lines of JSON on standard output: how long the first call took, all preparations
+    included; then the wall and CPU seconds of each turn, the latter since the end of the turn
+    before, as some read ahead. What libraries print goes to standard error.
     """
     answers = os.fdopen(os.dup(1), 'w', buffering=1)
     os.dup2(2, 1)
@@ -39,11 +39,13 @@ def serve(make: Callable[[], Callable[[], Any]]) -> None:
     call()
     print(json.dumps({'first_call': time.perf_counter() - began}), file=answers)
     call()
+    cpu = _cpu()
     for line in sys.stdin:
-        wall, cpu = time.perf_counter(), _cpu()
+        wall, before = time.perf_counter(), cpu
         for _ in range(int(line)):
             call()
-        turn = {'wall': time.perf_counter() - wall, 'cpu': _cpu() - cpu}
+        cpu = _cpu()
+        turn = {'wall': time.perf_counter() - wall, 'cpu': cpu - before}
         print(json.dumps(turn), file=answers)
 
 

@@ -55,4 +55,4 @@ def test_the_folded_program_has_no_statistics():
     folded = fold_batch_norm(model, jax.jit(model.init)(jax.random.key(0), x), 16)
     assert not jax.tree.leaves(folded['batch_stats'])
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(folded['params'])}
-    assert names == {'kernel', 'bias'}
+    assert names == {'kernel', 'folded_bias', 'bias'}  # that of the classifier

@@ -35,25 +35,29 @@ metadata={op_name="jit(train_step)/jvp(Xception)/entry_flow/block1/reduce_window
 backend_config={"estimated_cycles":"20"}
   %w = (s32[], f32[4]{0}) while(%a), condition=%c, body=%body, \
 backend_config={"known_trip_count":{"n":"3"}}
-  %r = (f32[32]{0:T(128)S(1)}, bf16[2,3]{1,0}) all-reduce-start(%a, %w), to_apply=%add
-  %rd = f32[32]{0} all-reduce-done(%r)
+  %r = (f32[8]{0}, f32[32]{0:T(128)S(1)}) all-gather-start(%a), dimensions={0}
+  %rd = f32[32]{0} all-gather-done(%r)
+  %s = (f32[32]{0:T(128)S(1)}, bf16[2,3]{1,0}) all-reduce(%a, %w), to_apply=%add
   ROOT %u = f32[4]{0} copy(%w), metadata={op_name="jit(train_step)/mul"}, \
 backend_config={"estimated_cycles":"5"}
 }
 """
 
 
-def test_cycles_are_of_the_stage_and_the_kind_and_loops_count_each_turn():
+def test_cycles_are_of_the_stage_and_the_kind_and_loops_count_once():
     assert dict(cost.Text(TEXT).cycles) == {
         ('middle_flow', 'convolution'): 100,
         ('entry_flow/block1', 'pooling'): 20,
-        ('exit_flow/block1', 'sum'): 21,
+        ('exit_flow/block1', 'sum'): 7,
         ('update', 'copy'): 5,
     }
 
 
 def test_collectives_count_once_by_the_bytes_of_their_results():
-    assert dict(cost.Text(TEXT).collectives) == {'all-reduce': 32 * 4 + 6 * 2}
+    assert dict(cost.Text(TEXT).collectives) == {
+        'all-reduce': 32 * 4 + 6 * 2,
+        'all-gather': 32 * 4,
+    }
 
 
 @pytest.mark.parametrize(
@@ -64,6 +68,7 @@ def test_collectives_count_once_by_the_bytes_of_their_results():
         ('jit(train_step)/jvp(InceptionV3)/mixed3/branch_1/conv', 'mixed3'),
         ('jit(eval_step)/Xception/exit_flow/sepconv4/pointwise/dot', 'exit_flow/sepconv4'),
         ('jit(train_step)/jvp(Xception)/logits/dot_general', 'logits'),
+        ('jit(train_step)/jvp(Xception)/entry_flow/jit(relu)/max', 'entry_flow'),
         ('jit(train_step)/jvp(Xception)/reduce_sum', 'rest'),
         ('jit(train_step)/sub', 'update'),
         ('', 'rest'),

@@ -34,21 +34,20 @@ def test_the_topology_has_to_be_given(program):
 
 
 @pytest.mark.parametrize(
-    ('needed', 'advice'),
-    [
-        (20, 'try --config.accumulation=2, or --config.batch_size=384'),  # of 16; 48 a chip
-        (40, 'try --config.accumulation=4, or --config.batch_size=192'),
-        (2000, 'not even one picture a device may fit'),
+    ('accumulation', 'group', 'excess', 'advice'),
+    [  # of 512 pictures on 8 devices
+        (1, 0, 1.25, 'try --config.accumulation=2, or --config.batch_size=384'),  # 48 a device
+        (1, 0, 2.5, 'try --config.accumulation=4, or --config.batch_size=192'),
+        (2, 0, 1.25, 'try --config.accumulation=4, or --config.batch_size=384'),  # 24 at once
+        (1, 32, 2.3, 'try --config.accumulation=4, or --config.batch_size=192'),  # not 208
+        (0, 0, 1.25, 'try --config.batch_size=384'),
+        (1, 0, 125, 'not even one picture a device may fit'),
     ],
 )
-def test_what_does_not_fit_gets_a_batch_that_does(needed, advice):
-    class Where:
-        class mesh:  # noqa: N801
-            size = 8
-
+def test_what_does_not_fit_gets_a_batch_that_does(accumulation, group, excess, advice):
     c = configs.default()
-    c.batch_size = 8 * 64
-    assert steps.advise(c, Where, needed, 16) == advice
+    c.batch_size, c.xception.bn_group_size = 512, group
+    assert steps.advise(c, 8, accumulation, excess) == advice
 
 
 def test_a_plan_by_the_compiler(program):
@@ -65,6 +64,18 @@ def test_a_plan_by_the_compiler(program):
     # Gradients of all parameters are summed over the chips, most of them in bfloat16.
     assert plan['training']['collective_bytes']['all-reduce'] > 2 * 158_058
     assert plan['evaluation']['flops'] < plan['training']['flops'] / 2
+
+
+def test_costs_of_micro_batches_are_of_one(program):
+    pytest.importorskip('libtpu')
+    plan, split = (
+        json.loads(program(*PLAN, '--topology=v5e:2x2', '--json', f'--config.accumulation={k}'))
+        for k in (1, 4)
+    )
+    plan, split = plan['config']['training'], split['config']['training']
+    assert (plan['pictures'], split['pictures']) == (64, 16)
+    # A quarter of the work, and all of the update.
+    assert 0.25 < split['flops'] / plan['flops'] < 0.3
 
 
 def test_two_configs_side_by_side(program):

@@ -32,7 +32,7 @@ def fold_batch_norm(model: nn.Module, variables: dict[str, Any], image_size: int
     for norm, (conv, epsilon) in _followed_by_batch_norm(model, variables, image_size).items():
         mean, var = stats.pop((*norm, 'mean')), stats.pop((*norm, 'var'))
         multiplier = params.pop((*norm, 'scale'), 1.0) / jnp.sqrt(var + epsilon)
-        params[*norm, 'bias'] = params[*norm, 'bias'] - mean * multiplier
+        params[*norm, 'folded_bias'] = params.pop((*norm, 'bias')) - mean * multiplier
         for name in ('kernel', 'bias'):  # whose last axis is that of the outputs
             if (*conv, name) in params:
                 params[*conv, name] = params[*conv, name] * multiplier

@@ -40,8 +40,8 @@ class BatchNorm(nn.Module):
     paper's 60 workers did, on any number of devices; and where a group lies within one device,
     nothing is communicated.
 
-    The running variance is the biased one, as in Keras. Without any (`inference.folding`) it is the
-    addition of the bias.
+    The running variance is the biased one, as in Keras. With the parameter 'folded_bias', which
+    `inference.folding` makes, all that it does is to add that.
 
     Attributes:
       momentum: share of the running statistics that a step keeps.
@@ -65,11 +65,11 @@ class BatchNorm(nn.Module):
           ValueError: `N` is no multiple of `group_size`.
         """
         features, dtype = x.shape[-1], wide(self.dtype)
-        bias = self.param('bias', nn.initializers.zeros, (features,), dtype)
-        if not (self.is_initializing() or self.has_variable('batch_stats', 'mean')):
-            return (x + bias).astype(self.dtype)  # all else is in the convolution before it
+        if self.has_variable('params', 'folded_bias'):  # all else is in the convolution before it
+            return (x + self.get_variable('params', 'folded_bias')).astype(self.dtype)
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (features,), dtype)
         running_var = self.variable('batch_stats', 'var', jnp.ones, (features,), dtype)
+        bias = self.param('bias', nn.initializers.zeros, (features,), dtype)
         scale = jnp.ones((), dtype)
         if self.use_scale:
             scale = self.param('scale', nn.initializers.ones, (features,), dtype)

@@ -11,8 +11,9 @@ from jax import lax
 
 from xception_flax.ops.lowering import by_device
 
-# The weights' gradient is a matrix product of patches where outputs have so many places or more.
-PATCHES_FROM = 10_000
+# The weights' gradient is a product of patches from so many places of outputs on, up to so many
+# channels of inputs: with more it is no quicker, and the patches fill the memory.
+PATCHES_FROM, PATCHES_TO = 10_000, 32
 
 _NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
@@ -59,7 +60,7 @@ def conv(
     places = jax.eval_shape(reference, x, kernel).shape[1:3]
     if sides == (1, 1) and not any((*top, *left)):
         cpu = functools.partial(pointwise, strides=strides)
-    elif math.prod(places) >= PATCHES_FROM:
+    elif math.prod(places) >= PATCHES_FROM and x.shape[-1] <= PATCHES_TO:
         cpu = functools.partial(patched, strides=tuple(strides), pads=(top, left))
     else:
         return reference(x, kernel)

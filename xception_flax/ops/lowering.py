@@ -14,7 +14,7 @@ _choice = contextvars.ContextVar('lowering', default='auto')
 
 @contextlib.contextmanager
 def lowerings(choice: str) -> Iterator[None]:
-    """Sets what is traced meanwhile.
+    """Sets what is traced meanwhile; a function that JAX has traced before stays as it is.
 
     Args:
       choice: 'auto' for the quickest lowering on each kind of device; 'reference' for XLA's own
@@ -27,8 +27,13 @@ def lowerings(choice: str) -> Iterator[None]:
         _choice.reset(token)
 
 
+def reference_only() -> bool:
+    """Whether all is to be XLA's own."""
+    return _choice.get() == 'reference'
+
+
 def by_device(*operands: Any, reference: Callable, **lowerings: Callable) -> Any:
     """Calls the lowering for the kind of device ('cpu', 'tpu', ...), else the reference."""
-    if _choice.get() == 'reference':
+    if reference_only():
         return reference(*operands)
     return lax.platform_dependent(*operands, default=reference, **lowerings)

@@ -74,9 +74,10 @@ def _parts(x: jax.Array, window: int, strides: int, padding: Pads) -> list[jax.A
 
 def _chosen_forward(x: jax.Array, window: int, strides: int, padding: Pads):
     best, *others = _parts(x, window, strides, padding)
-    choice = jnp.zeros(best.shape, jnp.int8)
+    kind = jnp.int8 if window**2 < 2**7 else jnp.int32  # places of a window, and -1
+    choice = jnp.zeros(best.shape, kind)
     for number, part in enumerate(others, start=1):
-        choice = jnp.where(part > best, jnp.int8(number), choice)
+        choice = jnp.where(part > best, number, choice)
         best = jnp.maximum(best, part)
     return best, (choice, x)
 

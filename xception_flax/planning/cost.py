@@ -18,14 +18,14 @@ _INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one execution on each device.
+    """Of one execution on each device; what is in a loop counts once, as XLA counts it.
 
     Attributes:
       arguments: bytes of what the program is given; what it gives back lies in the same memory
         where that is donated.
       temporaries: bytes besides.
       flops: operations, multiplications and additions counted each.
-      bytes: read from and written to memory.
+      bytes: read from and written to memory, by XLA's estimate.
       collectives: bytes of results by the kind of collective operation.
       cycles: the compiler's estimate by stage of the network and kind of operation.
     """
@@ -91,23 +91,22 @@ class Text:
                 current.append(instruction)
         self.cycles: collections.Counter[tuple[str, str]] = collections.Counter()
         self.collectives: collections.Counter[str] = collections.Counter()
-        self._add(entry, 1)
+        self._add(entry)
 
-    def _add(self, computation: str, times: int) -> None:
-        """Adds what a computation takes that is executed so often."""
-        for _, shape, opcode, rest in (match.groups() for match in self.computations[computation]):
-            if opcode == 'while':
-                trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
-                body = re.search(r'body=%?([\w.\-]+)', rest)
-                if body:
-                    self._add(body[1], times * (int(trips[1]) if trips else 1))
-            collective = opcode.removesuffix('-start')
+    def _add(self, computation: str) -> None:
+        """Adds what a computation takes, with those that it calls."""
+        for _, shape, opcode, rest in (
+            match.groups() for match in self.computations.get(computation, [])
+        ):
+            for called in re.findall(r'(?:body|calls)=%?([\w.\-]+)', rest):
+                self._add(called)
+            collective = opcode.removesuffix('-done')  # what starts it may give back more
             if collective in COLLECTIVES:
-                self.collectives[collective] += times * _size(shape)
+                self.collectives[collective] += _size(shape)
             if cycles := re.search(r'"estimated_cycles":"(\d+)"', rest):
                 name = re.search(r'op_name="([^"]*)"', rest)
                 key = stage(name[1] if name else ''), self._kind(opcode, rest)
-                self.cycles[key] += times * int(cycles[1])
+                self.cycles[key] += int(cycles[1])
 
     def _kind(self, opcode: str, rest: str) -> str:
         """What an instruction does, in a fusion the part of it that takes the longest."""
@@ -135,7 +134,7 @@ def stage(name: str) -> str:
     found = re.search(r'/(?:transpose\()?jvp\((\w+)\)\)?/(.*)|/([A-Z]\w+)/(.*)', name)
     if not found:
         return 'update' if 'train_step' in name else 'rest'
-    parts = (found[2] or found[4]).split('/')[:-1]
+    parts = [p for p in (found[2] or found[4]).split('/')[:-1] if '(' not in p]  # no jit(relu)
     if not parts:
         return 'rest'
     if parts[0] == 'middle_flow':

@@ -22,12 +22,14 @@ class Step:
     """A step that is compiled, or that does not fit.
 
     Attributes:
-      cost: per chip; None if the compiler found no place for it.
-      needed: bytes of memory that it needs, per chip.
+      cost: per device; None if the compiler found no place for it.
+      pictures: that the cost is of, on all devices: one micro-batch, or one crop of each.
+      needed: bytes of memory that it needs, per device.
       advice: what would fit, in words; '' if it fits.
     """
 
     cost: cost.Cost | None
+    pictures: float
     needed: float
     advice: str = ''
 
@@ -51,11 +53,11 @@ class Plan:
     evaluation: Step
 
     def seconds(self, found: cost.Cost) -> float:
-        """The compiler's estimate of a step's time."""
+        """The compiler's estimate of the time."""
         return found.total_cycles / self.slice.chip.clock
 
     def bound(self, found: cost.Cost) -> tuple[float, str]:
-        """The least time of a step by the roofline, in seconds, and what bounds it."""
+        """The time by the roofline, in seconds, and what bounds it."""
         chip = self.slice.chip
         times = {'computing': found.flops / chip.flops, 'memory': found.bytes / chip.bandwidth}
         bound = max(times, key=lambda kind: times[kind])
@@ -100,12 +102,14 @@ def make(config: ConfigDict, where: Slice) -> Plan:
         config=run.config,
         slice=where,
         parameters=sum(x.size for x in jax.tree.leaves(run.abstract_state.params)),
-        training=_compile(run.train_step, (run.abstract_state, batch), run, where),
-        evaluation=_compile(run.eval_step, (variables, evaluated), run, where),
+        training=_compile(run.train_step, (run.abstract_state, batch), run, config.accumulation),
+        evaluation=_compile(run.eval_step, (variables, evaluated), run, config.crops),
     )
 
 
-def _compile(step: Any, arguments: tuple, run: Run, where: Slice) -> Step:
+def _compile(step: Any, arguments: tuple, run: Run, parts: int) -> Step:
+    """Compiles a step that works through its pictures in so many parts, one after the other."""
+    pictures = run.config.batch_size / parts
     try:
         found = cost.of(step.lower(*arguments).compile())
     except jax.errors.JaxRuntimeError as error:
@@ -113,20 +117,33 @@ def _compile(step: Any, arguments: tuple, run: Run, where: Slice) -> Step:
         if not used:
             raise UserError(f'the compiler failed: {str(error).splitlines()[0]}') from error
         unit = {'K': 2**10, 'M': 2**20, 'G': 2**30}
-        needed = float(used[1]) * unit[used[2]]
-        return Step(None, needed, advise(run.config, where, needed, float(used[3]) * unit[used[4]]))
-    return Step(found, found.memory)
+        needed, there = (float(used[i]) * unit[used[i + 1]] for i in (1, 3))
+        split = run.config.accumulation if step is run.train_step else 0
+        advice = advise(run.config, run.mesh.size, split, needed / there)
+        return Step(None, pictures, needed, advice)
+    return Step(found, pictures, found.memory)
 
 
-def advise(config: ConfigDict, where: Slice, needed: float, there: float) -> str:
+def advise(config: ConfigDict, devices: int, accumulation: int, excess: float) -> str:
     """What to change where a step needs more memory than there is.
 
     What it needs is taken to grow with the pictures that are worked on at once.
+
+    Args:
+      config: the run's config.
+      devices: how many there are.
+      accumulation: into how many micro-batches the step splits its batch; 0 if it does not.
+      excess: how many times the memory that there is it needs.
     """
-    share = config.batch_size // where.mesh.size // config.accumulation
-    fits = [n for n in range(1, share) if share % n == 0 and needed * n / share < 0.95 * there]
-    if not fits:
-        return 'not even one picture a device may fit'
-    accumulation = config.accumulation * share // max(fits)
-    batch = math.floor(0.95 * there / needed * share) * where.mesh.size
-    return f'try --config.accumulation={accumulation}, or --config.batch_size={batch}'
+    share = config.batch_size // devices // (accumulation or 1)  # of a device at once
+    most = 0.95 / excess * share
+    advice = []
+    fits = [n for n in range(1, share) if share % n == 0 and n <= most]
+    if accumulation and fits:
+        advice.append(f'--config.accumulation={accumulation * share // max(fits)}')
+    group = config[config.model].get('bn_group_size', 0) or 1
+    multiple = math.lcm(devices, group)
+    at_once = math.floor(most * devices / multiple) * multiple
+    if at_once:
+        advice.append(f'--config.batch_size={at_once * (accumulation or 1)}')
+    return f'try {", or ".join(advice)}' if advice else 'not even one picture a device may fit'

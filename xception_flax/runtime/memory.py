@@ -11,7 +11,7 @@ def keep_freed() -> None:
 
     XLA on CPU frees a step's temporary memory after each step. By default large pieces then go back
     to the system, which has to fill them with zeros when the next step takes them: a tenth of the
-    time of a step of Xception. Call it before there are other threads.
+    time of a step of Xception. There is one arena then for all threads.
     """
     if sys.platform != 'linux':
         return

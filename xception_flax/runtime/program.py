@@ -9,7 +9,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from xception_flax.config import reading
-from xception_flax.runtime import memory, stopping
+from xception_flax.runtime import stopping
 from xception_flax.runtime.errors import UserError
 
 COMPILED = '.compiled'  # where $JAX_COMPILATION_CACHE_DIR does not say
@@ -46,7 +46,6 @@ def run(
       alone: whether the program is one process wherever it is started.
       arguments: names of what it takes besides flags, as for `reading.parse_flags`.
     """
-    memory.keep_freed()
     logging.set_verbosity(logging.WARNING)  # orbax and grain tell much; --verbosity=0 shows it
     app.run(
         functools.partial(_run, work, needs, alone),
@@ -69,7 +68,7 @@ def _run(work: Callable[..., None], needs: tuple[str, ...], alone: bool, argv: l
                 raise UserError(f'--{name} is missing; see --help')
         if '://' in (values.workdir or ''):
             raise UserError(f'--workdir={values.workdir} is no path; mount the bucket first')
-        if values.workdir and not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+        if values.workdir and 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
             # What XLA has compiled, for the next start and for other runs of the same network.
             beside = pathlib.Path(values.workdir).expanduser().absolute().parent / COMPILED
             jax.config.update('jax_compilation_cache_dir', str(beside))

@@ -74,8 +74,8 @@ def test_costs_of_micro_batches_are_of_one(program):
     )
     plan, split = plan['config']['training'], split['config']['training']
     assert (plan['pictures'], split['pictures']) == (64, 16)
-    # A quarter of the work, and all of the update.
-    assert 0.25 < split['flops'] / plan['flops'] < 0.3
+    # A quarter of the work, and all of the update, which counts in so small a network.
+    assert 0.25 < split['flops'] / plan['flops'] < 0.4
 
 
 def test_two_configs_side_by_side(program):

@@ -33,7 +33,10 @@ def xception_flax(task: str, batch: int, folded: bool = True, lowering: str = 'a
     from xception_flax import ops
     from xception_flax.inference.folding import fold_batch_norm
     from xception_flax.inference.prediction import classify
+    from xception_flax.runtime import memory
     from xception_flax.training.setup import set_up
+
+    memory.keep_freed()
 
     overrides = {
         'dataset.source': 'synthetic', 'dataset.num_classes': CLASSES, 'dtype': 'float32',

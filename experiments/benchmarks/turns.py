@@ -94,7 +94,8 @@ class Contender:
         return statistics.median(turn[kind] for turn in self.turns)
 
     def _time(self, calls: int) -> dict[str, float]:
-        print(calls, file=self._pipe(self.process.stdin), flush=True)
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer, either
+            print(calls, file=self._pipe(self.process.stdin), flush=True)
         return self._answer()
 
     def _answer(self) -> dict[str, float]:

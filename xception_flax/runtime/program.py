@@ -9,7 +9,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from xception_flax.config import reading
-from xception_flax.runtime import stopping
+from xception_flax.runtime import memory, stopping
 from xception_flax.runtime.errors import UserError
 
 COMPILED = '.compiled'  # where $JAX_COMPILATION_CACHE_DIR does not say
@@ -46,6 +46,7 @@ def run(
       alone: whether the program is one process wherever it is started.
       arguments: names of what it takes besides flags, as for `reading.parse_flags`.
     """
+    memory.keep_freed()
     logging.set_verbosity(logging.WARNING)  # orbax and grain tell much; --verbosity=0 shows it
     app.run(
         functools.partial(_run, work, needs, alone),

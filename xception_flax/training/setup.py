@@ -13,7 +13,7 @@ from xception_flax import config as configs
 from xception_flax.config import reading
 from xception_flax.config.checks import build_model, check_values
 from xception_flax.data import sources
-from xception_flax.runtime import hosts, memory
+from xception_flax.runtime import hosts
 from xception_flax.runtime import mesh as meshes
 from xception_flax.runtime.checkpoints import checksums
 from xception_flax.runtime.errors import UserError
@@ -76,8 +76,6 @@ def set_up(config: ConfigDict, mesh: Mesh | None = None) -> Run:
             f'{train_source.num_classes} and {eval_source.num_classes}, or of other names'
         )
     mesh = mesh or meshes.make_mesh()
-    if mesh.devices.flat[0].platform == 'cpu':
-        memory.keep_freed()
     # Every host reads the same examples in the same order; their folders may differ.
     common = config.copy_and_resolve_references()
     common.dataset.data_dir = common.init.weights = ''

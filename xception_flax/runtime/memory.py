@@ -16,8 +16,8 @@ def keep_freed() -> None:
 
     XLA on CPU frees a step's temporary memory after each step. By default large pieces then go back
     to the system, which has to fill them with zeros when the next step takes them: of the time of a
-    step of Xception at 299x299, a tenth (batch 4) or a fifth (batch 16). Call it before JAX has started its threads, which would have arenas
-    of their own already.
+    step of Xception at 299x299, a tenth (batch 4) or a fifth (batch 16). Call it before JAX has
+    started its threads, which would have arenas of their own already.
     """
     devices = pathlib.Path('/dev')
     if sys.platform != 'linux' or any(any(devices.glob(name)) for name in _ACCELERATORS):

@@ -39,9 +39,8 @@ def main() -> None:
     import jax  # after the flags: their mistakes are told at once
 
     jax.config.update('jax_platforms', 'cpu')  # leaves the accelerators to those who compute
-    jax.config.update(
-        'jax_enable_compilation_cache', False
-    )  # what is for a TPU loads on a TPU only
+    # What is compiled for a TPU loads on a TPU only.
+    jax.config.update('jax_enable_compilation_cache', False)
     from xception_flax.config import reading
     from xception_flax.planning import chips, steps
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from xception_flax.ops.lowering import by_device
+from xception_flax.ops.places import every
 
 # The weights' gradient is a product of patches from so many places of outputs on, up to so many
 # channels of inputs: with more it is no quicker, and the patches fill the memory.
@@ -115,11 +116,7 @@ def _patched_backward(
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     height, width = grad.shape[1:3]
     patches = [
-        padded[
-            :,
-            i : i + (height - 1) * strides[0] + 1 : strides[0],
-            j : j + (width - 1) * strides[1] + 1 : strides[1],
-        ]
+        every(padded[:, i:, j:], strides, height, width)
         for i in range(kernel.shape[0])
         for j in range(kernel.shape[1])
     ]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from xception_flax.ops.lowering import by_device
+from xception_flax.ops.places import every
 
 
 def depthwise_conv(
@@ -58,7 +59,7 @@ def shifted(x: jax.Array, kernel: jax.Array, strides: int = 1, dilation: int = 1
     return functools.reduce(
         jnp.add,
         (
-            _every(padded[:, top:, left:], strides, height, width) * kernel[i, j, 0]
+            every(padded[:, top:, left:], (strides, strides), height, width) * kernel[i, j, 0]
             for i, j, top, left in _offsets(kernel.shape, dilation)
         ),
     )
@@ -105,7 +106,8 @@ def _kernel_gradient(
         window = lax.dynamic_slice_in_dim(padded, row * strides, reach, 1)
         grads = lax.dynamic_slice_in_dim(grad, row, 1, 1)
         products = (
-            _every(window[:, top : top + 1, left:], strides, 1, width).astype(wide) * grads
+            every(window[:, top : top + 1, left:], (strides, strides), 1, width).astype(wide)
+            * grads
             for _, _, top, left in offsets
         )
         return [total + product for total, product in zip(sums, products, strict=True)], None
@@ -126,8 +128,3 @@ def _offsets(kernel_shape: tuple[int, ...], dilation: int):
     for i in range(kernel_shape[0]):
         for j in range(kernel_shape[1]):
             yield i, j, dilation * i, dilation * j
-
-
-def _every(x: jax.Array, strides: int, height: int, width: int) -> jax.Array:
-    """Every so many rows and columns from the first, `height` by `width` of them."""
-    return x[:, : (height - 1) * strides + 1 : strides, : (width - 1) * strides + 1 : strides]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xception_flax.ops.lowering import by_device
+from xception_flax.ops.places import every
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -63,11 +64,7 @@ def _parts(x: jax.Array, window: int, strides: int, padding: Pads) -> list[jax.A
     framed = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
     height, width = ((side - window) // strides + 1 for side in framed.shape[1:3])
     return [
-        framed[
-            :,
-            i : i + (height - 1) * strides + 1 : strides,
-            j : j + (width - 1) * strides + 1 : strides,
-        ]
+        every(framed[:, i:, j:], (strides, strides), height, width)
         for i, j in itertools.product(range(window), repeat=2)
     ]
 

@@ -7,8 +7,6 @@ and so on, several times over; the figures are medians over the turns. Nothing e
 the machine. What is not installed is left out.
 """
 
-import json
-import pathlib
 from typing import Any
 
 from absl import app, flags
@@ -29,9 +27,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'there is nothing to do with {argv[1]!r}')
     values, console = flags.FLAGS, Console()
-    needed = {CONTENDERS[name][0]: CONTENDERS[name][1] for name in values.contender}
-    versions = turns.installed(needed, console)
-    names = [n for n in values.contender if set(CONTENDERS[n][1]) <= set(versions)]
+    names, versions = turns.entrants(CONTENDERS, console)
     results: dict[str, Any] = {'machine': turns.machine(), 'versions': versions}
     for task in values.task:
         chosen = [n for n in names if n != 'unfolded' or task == 'inference']
@@ -45,9 +41,7 @@ def main(argv: list[str]) -> None:
                 row += [f'{figures["images_per_second"]:.2f}', f'{figures["first_call"]:.1f}']
             table.add_row(CONTENDERS[name][0], *row)
         console.print(table)
-    console.print(', '.join(f'{package} {version}' for package, version in versions.items()))
-    if values.output:
-        pathlib.Path(values.output).write_text(json.dumps(results, indent=1) + '\n')
+    turns.publish(results, console)
 
 
 def _measure(task: str, batch: int, names: list[str]) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,6 @@ pictures per CPU second: seconds by the clock would say little, as some read ahe
 their turn. Files are in the system's cache after the first turn. What is not installed is left out.
 """
 
-import json
 import pathlib
 import tempfile
 from typing import Any
@@ -32,9 +31,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'there is nothing to do with {argv[1]!r}')
     values, console = flags.FLAGS, Console()
-    needed = {CONTENDERS[name][0]: CONTENDERS[name][1] for name in values.contender}
-    versions = turns.installed(needed, console)
-    names = [n for n in values.contender if set(CONTENDERS[n][1]) <= set(versions)]
+    names, versions = turns.entrants(CONTENDERS, console)
     with tempfile.TemporaryDirectory() as made:
         folder = pathlib.Path(values.data or f'{made}/train').expanduser().absolute()
         if not values.data:
@@ -48,9 +45,7 @@ def main(argv: list[str]) -> None:
         results[name] = {'images_per_cpu_second': [turn['cpu'] for turn in contender.turns]}
         table.add_row(CONTENDERS[name][0], f'{contender.rate("cpu"):.0f}')
     console.print(table)
-    console.print(', '.join(f'{package} {version}' for package, version in versions.items()))
-    if values.output:
-        pathlib.Path(values.output).write_text(json.dumps(results, indent=1) + '\n')
+    turns.publish(results, console)
 
 
 if __name__ == '__main__':

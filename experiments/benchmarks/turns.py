@@ -156,6 +156,28 @@ def installed(packages: Mapping[str, tuple[str, ...]], console: Console) -> dict
     return found
 
 
+def entrants(
+    contenders: Mapping[str, tuple[str, tuple[str, ...], Any]], console: Console
+) -> tuple[list[str], dict[str, str]]:
+    """Who of those in `--contender` can take part, and the versions of what they are made of.
+
+    Args:
+      contenders: by name: what it is, and its packages.
+      console: where to say who is left out.
+    """
+    wanted = {name: contenders[name] for name in flags.FLAGS.contender}
+    versions = installed({title: packages for title, packages, _ in wanted.values()}, console)
+    names = [n for n, (_, packages, _) in wanted.items() if set(packages) <= set(versions)]
+    return names, versions
+
+
+def publish(results: Mapping[str, Any], console: Console) -> None:
+    """Prints the versions, and writes everything to `--output`."""
+    console.print(', '.join(f'{package} {v}' for package, v in results['versions'].items()))
+    if flags.FLAGS.output:
+        pathlib.Path(flags.FLAGS.output).write_text(json.dumps(results, indent=1) + '\n')
+
+
 def machine() -> str:
     """The class of this machine, in words."""
     return f'{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}'

@@ -19,6 +19,7 @@ from experiments.benchmarks.networks import CONTENDERS
 flags.DEFINE_list('batches', ['4', '16'], 'Pictures in a batch.')
 flags.DEFINE_multi_enum('task', ['training', 'inference'], ['training', 'inference'], 'What to do.')
 flags.DEFINE_multi_enum('contender', list(CONTENDERS), list(CONTENDERS), 'Who takes part.')
+turns.define_flags()
 flags.adopt_module_key_flags(turns)
 
 

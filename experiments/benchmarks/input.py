@@ -23,6 +23,7 @@ from experiments.benchmarks.loaders import CONTENDERS
 flags.DEFINE_string('data', None, 'Folder of folders of *.jpg; by default some are made, 500x375.')
 flags.DEFINE_integer('batch', 128, 'Pictures in a batch.', lower_bound=1)
 flags.DEFINE_multi_enum('contender', list(CONTENDERS), list(CONTENDERS), 'Who takes part.')
+turns.define_flags()
 flags.adopt_module_key_flags(turns)
 
 

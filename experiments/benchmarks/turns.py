@@ -18,11 +18,14 @@ from typing import Any, TextIO
 from absl import flags
 from rich.console import Console
 
-flags.DEFINE_integer('rounds', 5, 'How often each has its turn.', lower_bound=1)
-flags.DEFINE_float('seconds', 4.0, 'About how long a turn lasts.', lower_bound=0.1)
-flags.DEFINE_string('output', None, 'A JSON file for all numbers.')
-
 ROOT = pathlib.Path(__file__).parents[2]
+
+
+def define_flags() -> None:
+    """Those that `take` and `publish` go by; for programs, as names like these are anybody's."""
+    flags.DEFINE_integer('rounds', 5, 'How often each has its turn.', lower_bound=1)
+    flags.DEFINE_float('seconds', 4.0, 'About how long a turn lasts.', lower_bound=0.1)
+    flags.DEFINE_string('output', None, 'A JSON file for all numbers.')
 
 
 def serve(make: Callable[[], Callable[[], Any]]) -> None:

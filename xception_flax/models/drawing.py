@@ -141,7 +141,7 @@ def xception_flows(model: Xception, network: Node, images: str) -> list[Flow]:
         return Box(f'SeparableConv {outputs[path][-1]}, 3x3', 'sepconv', detail)
 
     def downsampling(path: str, leading_relu: bool, chained: bool) -> tuple[Box | Block, ...]:
-        strides = math.ceil(outputs[f'{path}/sepconv2'][0] / outputs[path][0])
+        strides = math.ceil(outputs[f'{path}/sepconv2/pointwise'][0] / outputs[path][0])
         boxes = (
             *([RELU] if leading_relu else []),
             sepconv(f'{path}/sepconv1'),

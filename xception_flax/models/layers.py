@@ -13,6 +13,7 @@ from xception_flax import ops
 Dtype = Any
 # Any constructor of a module, with some of its options bound by functools.partial.
 Module = Callable[..., Any]
+Pool = Callable[[jax.Array], jax.Array]
 # The last features of each resolution, `[N, H, W, C]`, by the name of what they come from.
 EndPoints = dict[str, jax.Array]
 
@@ -58,14 +59,21 @@ class BatchNorm(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, pool: Pool | None = None) -> jax.Array:
         """Normalises `x`, `[N, ..., C]`; in training it also updates the running statistics.
+
+        Args:
+          x: features.
+          train: whether to normalise by the batch's statistics.
+          pool: max pooling of what is normalised. It is done first, as it gives the same there and
+            leaves fewer values to be normalised; where the scale is negative, of the negatives.
 
         Raises:
           ValueError: `N` is no multiple of `group_size`.
         """
         features, dtype = x.shape[-1], wide(self.dtype)
         if self.has_variable('params', 'folded_bias'):  # all else is in the convolution before it
+            x = pool(x) if pool else x
             return (x + self.get_variable('params', 'folded_bias')).astype(self.dtype)
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (features,), dtype)
         running_var = self.variable('batch_stats', 'var', jnp.ones, (features,), dtype)
@@ -73,30 +81,36 @@ class BatchNorm(nn.Module):
         scale = jnp.ones((), dtype)
         if self.use_scale:
             scale = self.param('scale', nn.initializers.ones, (features,), dtype)
+        turn = jnp.ones((), dtype)
+        if pool and self.use_scale:
+            turn = jnp.where(scale < 0, -turn, turn)
+            x, scale = x * turn.astype(x.dtype), scale * turn
 
-        if not train:
-            return self._normalise(x, running_mean.value, running_var.value, scale, bias)
-
-        group_size = self.group_size or x.shape[0]
-        if x.shape[0] % group_size:
-            raise ValueError(
-                f'a batch of {x.shape[0]} cannot be cut into batch-norm groups of {group_size}'
-            )
-        grouped = x.reshape(-1, group_size, *x.shape[1:])
-        axes = tuple(range(1, grouped.ndim - 1))
-        values = grouped.astype(wide(x.dtype))
-        mean = jnp.mean(values, axes, keepdims=True)
-        mean_square = jnp.mean(jnp.square(values), axes, keepdims=True)
-        var = jnp.maximum(mean_square - jnp.square(mean), 0.0)
-        if not self.is_initializing():
-            for running, new in ((running_mean, mean), (running_var, var)):
-                new = jnp.mean(new, 0).reshape(features)
-                running.value = self.momentum * running.value + (1 - self.momentum) * new
-        return self._normalise(grouped, mean, var, scale, bias).reshape(x.shape)
-
-    def _normalise(self, x, mean, var, scale, bias):
+        if train:
+            mean, var = _statistics(x, self.group_size or x.shape[0])
+            if not self.is_initializing():
+                for running, new in ((running_mean, mean * turn), (running_var, var)):
+                    new = jnp.mean(new, 0).reshape(features)
+                    running.value = self.momentum * running.value + (1 - self.momentum) * new
+        else:
+            mean, var = running_mean.value * turn, running_var.value
+        x = pool(x) if pool else x
+        grouped = x.reshape(mean.size // features, -1, *x.shape[1:])
         multiplier = jax.lax.rsqrt(var + self.epsilon) * scale
-        return ops.normalise(x, mean, multiplier, bias).astype(self.dtype)
+        return ops.normalise(grouped, mean, multiplier, bias).astype(self.dtype).reshape(x.shape)
+
+
+def _statistics(x: jax.Array, group_size: int) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance over each group of `x`, `[N, ..., C]`: `[N / group_size, 1, ..., 1, C]`."""
+    if x.shape[0] % group_size:
+        raise ValueError(
+            f'a batch of {x.shape[0]} cannot be cut into batch-norm groups of {group_size}'
+        )
+    grouped = x.reshape(-1, group_size, *x.shape[1:]).astype(wide(x.dtype))
+    axes = tuple(range(1, grouped.ndim - 1))
+    mean = jnp.mean(grouped, axes, keepdims=True)
+    mean_square = jnp.mean(jnp.square(grouped), axes, keepdims=True)
+    return mean, jnp.maximum(mean_square - jnp.square(mean), 0.0)
 
 
 class ConvBN(nn.Module):
@@ -123,8 +137,8 @@ class ConvBN(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, features]`."""
+    def __call__(self, x: jax.Array, train: bool, pool: Pool | None = None) -> jax.Array:
+        """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, features]`, before `pool`."""
         x = Conv(
             self.features,
             (self.kernel, self.kernel),
@@ -136,7 +150,7 @@ class ConvBN(nn.Module):
             param_dtype=wide(self.dtype),
             name='conv',
         )(x)
-        return self.norm(name='bn')(x, train)
+        return self.norm(name='bn')(x, train, pool)
 
 
 class DepthwiseConv(nn.Module):
@@ -182,23 +196,44 @@ class SeparableConv(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, features]`."""
-        x = DepthwiseConv(self.strides, self.dilation, self.dtype, name='depthwise')(x)
+    def __call__(self, x: jax.Array, train: bool, pool: Pool | None = None) -> jax.Array:
+        """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, features]`, before `pool`."""
+        depthwise = DepthwiseConv(self.strides, self.dilation, self.dtype, name='depthwise')
+        y = depthwise(x)
+        convolve: Callable[..., jax.Array] = ops.conv
+        if self.intermediate == 'none':
+            # Both halves as one operation, which starts from `x`: then `y` is not computed.
+            kernel: jax.Array = depthwise.get_variable('params', 'kernel')
+            convolve = functools.partial(self._from_input, x, kernel)
         for step in self.intermediate.split('_'):
             if step == 'bn':
-                x = self.norm(name='depthwise_bn')(x, train)
+                y = self.norm(name='depthwise_bn')(y, train)
             elif step != 'none':
-                x = ACTIVATIONS[step](x)
-        x = Conv(
+                y = ACTIVATIONS[step](y)
+        y = Conv(
             self.features,
             (1, 1),
             use_bias=False,
             dtype=self.dtype,
             param_dtype=wide(self.dtype),
+            conv_general_dilated=convolve,
             name='pointwise',
-        )(x)
-        return self.norm(name='bn')(x, train)
+        )(y)
+        return self.norm(name='bn')(y, train, pool)
+
+    def _from_input(
+        self,
+        x: jax.Array,
+        kernel: jax.Array,
+        y: jax.Array,
+        pointwise: jax.Array,
+        *_: Any,
+        **__: Any,
+    ) -> jax.Array:
+        """Takes the place of the pointwise convolution of `y` by an operation on `x`."""
+        return ops.separable_conv(
+            x.astype(y.dtype), kernel.astype(y.dtype), pointwise, self.strides, self.dilation
+        )
 
 
 def max_pool(
@@ -215,16 +250,20 @@ def max_pool(
       symmetric: whether there is one pixel of padding on either side, as in PyTorch. TensorFlow's
         SAME has both after a side of an even number of pixels.
     """
-    before = [1 if symmetric else -(-side // dilation) % 2 for side in x.shape[1:3]]
-    top, left = ((n * dilation, (2 - n) * dilation) for n in before)
-    if dilation == 1:
-        return ops.max_pool(x, 3, strides, (top, left))
-    # XLA has no gradient of a window with holes.
-    padded = jnp.pad(x, [(0, 0), top, left, (0, 0)], constant_values=-jnp.inf)
-    height, width = x.shape[1:3]
-    offsets = (0, dilation, 2 * dilation)
-    shifts = [padded[:, i : i + height, j : j + width] for i in offsets for j in offsets]
-    return functools.reduce(jnp.maximum, shifts)
+    # A window with holes sees every so many-th row and column only: they are taken apart, so that
+    # there are no holes.
+    n, height, width, channels = x.shape
+    rest = (0, -height % dilation), (0, -width % dilation)
+    whole = jnp.pad(x, ((0, 0), *rest, (0, 0)), constant_values=-jnp.inf)
+    parts = whole.reshape(n, whole.shape[1] // dilation, dilation, -1, dilation, channels)
+    parts = jnp.moveaxis(parts, (2, 4), (1, 2))  # [N, dilation, dilation, h, w, C]
+    before = [1 if symmetric else side % 2 for side in parts.shape[3:5]]
+    top, left = ((pixels, 2 - pixels) for pixels in before)
+    pooled = ops.max_pool(parts.reshape(-1, *parts.shape[3:]), 3, strides, (top, left))
+    pooled = pooled.reshape(*parts.shape[:3], *pooled.shape[1:])
+    rows, columns = (side * dilation for side in pooled.shape[3:5])
+    pooled = jnp.moveaxis(pooled, (1, 2), (2, 4)).reshape(n, rows, columns, channels)
+    return pooled[:, :height, :width]
 
 
 def widen(channels: Sequence[int], width: float) -> Any:

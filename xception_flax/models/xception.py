@@ -59,8 +59,8 @@ class DownsamplingBlock(nn.Module):
         y = nn.relu(x) if self.leading_relu else x
         sepconv = functools.partial(self.sepconv, dilation=self.dilation)
         y = sepconv(self.features[0], name='sepconv1')(y, train)
-        y = sepconv(self.features[1], name='sepconv2')(nn.relu(y), train)
-        y = self.pool(y, self.strides, self.dilation)
+        pool = functools.partial(self.pool, strides=self.strides, dilation=self.dilation)
+        y = sepconv(self.features[1], name='sepconv2')(nn.relu(y), train, pool)
         if not self.residual:
             return y, y
         shortcut = self.conv(self.features[1], 1, self.strides, name='shortcut')(carry, train)

@@ -6,3 +6,4 @@ from xception_flax.ops.lowering import CHOICES as CHOICES
 from xception_flax.ops.lowering import lowerings as lowerings
 from xception_flax.ops.normalisation import normalise as normalise
 from xception_flax.ops.pooling import max_pool as max_pool
+from xception_flax.ops.separable import separable_conv as separable_conv

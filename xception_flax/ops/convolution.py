@@ -16,7 +16,7 @@ from xception_flax.ops.places import every
 # channels of inputs: with more it is no quicker, and the patches fill the memory.
 PATCHES_FROM, PATCHES_TO = 10_000, 32
 
-_NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
 
 def conv(
@@ -95,7 +95,7 @@ matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _matmul_backward)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def patched(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Any) -> jax.Array:
     """XLA's convolution, whose gradient by the kernel is a matrix product of patches."""
-    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_NHWC)
+    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=NHWC)
 
 
 def _patched_forward(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Any):
@@ -110,7 +110,7 @@ def _patched_backward(
         lax.conv_general_dilated,
         window_strides=strides,
         padding=pads,
-        dimension_numbers=_NHWC,
+        dimension_numbers=NHWC,
     )
     (grad_x,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(grad)
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import inspect
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -173,17 +174,19 @@ def join(tree: Tree, other: Tree) -> Tree:
 def frozen_batch_norm(frozen: Sequence[str]) -> contextlib.AbstractContextManager[None]:
     """While it lasts, batch norm in frozen modules works as in inference, in training too."""
 
-    def call(method, args, kwargs, context):
+    def intercept(method, args, kwargs, context):
         module = context.module
         if (
             isinstance(module, BatchNorm)
             and context.method_name == '__call__'
             and _within('/'.join(module.path), frozen)
         ):
-            return method(args[0], train=False)
+            call = inspect.signature(method).bind(*args, **kwargs)
+            call.arguments['train'] = False
+            args, kwargs = call.args, call.kwargs
         return method(*args, **kwargs)
 
-    return nn.intercept_methods(call)
+    return nn.intercept_methods(intercept)
 
 
 def _within(path: str, modules: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ from xception_flax import config as configs
 from xception_flax import ops
 from xception_flax.config import reading
 from xception_flax.models import inception_v3, vgg16
-from xception_flax.ops import depthwise
+from xception_flax.ops import depthwise, separable
 from xception_flax.runtime.errors import UserError
 from xception_flax.training.setup import set_up
 
@@ -37,7 +37,8 @@ each_file = pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
 @pytest.fixture(autouse=True)
 def quick_to_compile(monkeypatch):
     """The reference in place of the depthwise convolution for CPU, which has many operations."""
-    monkeypatch.setattr(ops, 'depthwise_conv', depthwise.convolution)
+    for module in (ops, separable):
+        monkeypatch.setattr(module, 'depthwise_conv', depthwise.convolution)
 
 
 def of_open_images(file):

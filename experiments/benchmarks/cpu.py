@@ -7,6 +7,7 @@ and so on, several times over; the figures are medians over the turns. Nothing e
 the machine. What is not installed is left out.
 """
 
+import os
 from typing import Any
 
 from absl import app, flags
@@ -27,6 +28,7 @@ def main(argv: list[str]) -> None:
     """Measures by the flags."""
     if len(argv) > 1:
         raise app.UsageError(f'there is nothing to do with {argv[1]!r}')
+    os.environ |= {'JAX_PLATFORMS': 'cpu', 'CUDA_VISIBLE_DEVICES': ''}  # for the contenders
     values, console = flags.FLAGS, Console()
     names, versions = turns.entrants(CONTENDERS, console)
     results: dict[str, Any] = {'machine': turns.machine(), 'versions': versions}
@@ -52,7 +54,7 @@ def _measure(task: str, batch: int, names: list[str]) -> dict[str, dict[str, Any
         name: {
             'images_per_second': contender.rate(),
             'turns': contender.turns,
-            'first_call': contender.first_call,
+            **contender.facts,
         }
         for name, contender in turns.take(module, arguments, batch).items()
     }

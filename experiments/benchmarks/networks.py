@@ -1,55 +1,74 @@
-"""Xception in several libraries, for `experiments.benchmarks.cpu`.
+"""Xception in several libraries, for the benchmarks beside this file.
 
-python -m experiments.benchmarks.networks NAME training|inference BATCH
+python -m experiments.benchmarks.networks NAME training|inference BATCH [PATH=VALUE...]
+
+Settings are for this project's own.
 """
 
 import os
+import resource
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments.benchmarks import turns
 
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
 SIZE, CLASSES = 299, 1000
 RATE, MOMENTUM = 0.045, 0.9
+FILES = {'xception': 'configs/imagenet.py', 'inception_v3': 'configs/imagenet_inception_v3.py'}
 Call = Callable[[], object]  # does one step, or classifies one batch, and waits for the end
 
 
-def pictures(batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random pictures `[N, 299, 299, 3]` uint8 and labels `[N]`."""
+def pictures(batch: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """Random pictures `[N, size, size, 3]` uint8 and labels `[N]`."""
     rng = np.random.default_rng(0)
     return (
-        rng.integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8),
+        rng.integers(0, 256, (batch, size, size, 3), np.uint8),
         rng.integers(0, CLASSES, batch).astype(np.int32),
     )
 
 
-def xception_flax(task: str, batch: int, folded: bool = True, lowering: str = 'auto') -> Call:
+def config(model: str, batch: int, **overrides: Any) -> 'ConfigDict':
+    """Training as plain as the others': SGD with momentum, no decay, averages or dropout."""
+    from experiments.studies import settings
+
+    plain = {
+        'dataset.source': 'synthetic', 'dataset.num_classes': CLASSES, 'batch_size': batch,
+        'dataset.train_split': 'train', 'dataset.eval_split': 'train', 'dtype': 'float32',
+        'optimizer.name': 'sgd', 'optimizer.momentum': MOMENTUM, 'optimizer.weight_decay': 0.0,
+        'schedule.name': 'constant', 'schedule.learning_rate': RATE,
+        'ema_decay': 0.0, f'{model}.dropout': 0.0,
+    }  # fmt: skip
+    return settings.read(FILES[model], plain | overrides)
+
+
+def xception_flax(
+    task: str, batch: int, folded: bool = True, devices: int = 1, **overrides: Any
+) -> Call:
     """This project: the step of `xception_flax.main`, and what `predict` calls."""
     import jax
 
-    from experiments.studies import settings
     from xception_flax import ops
     from xception_flax.inference.folding import fold_batch_norm
     from xception_flax.inference.prediction import classify
     from xception_flax.runtime import memory
+    from xception_flax.runtime import mesh as meshes
     from xception_flax.training.setup import set_up
 
     memory.keep_freed()
-
-    overrides = {
-        'dataset.source': 'synthetic', 'dataset.num_classes': CLASSES, 'dtype': 'float32',
-        'dataset.train_split': 'train', 'dataset.eval_split': 'train', 'batch_size': batch,
-        'optimizer.name': 'sgd', 'optimizer.momentum': MOMENTUM, 'optimizer.weight_decay': 0.0,
-        'schedule.name': 'constant', 'schedule.learning_rate': RATE,
-        'ema_decay': 0.0, 'xception.dropout': 0.0, 'lowering': lowering,
-    }  # fmt: skip
-    run = set_up(settings.read('configs/imagenet.py', overrides))
-    images, labels = pictures(batch)
+    if devices > 1:
+        jax.config.update('jax_num_cpu_devices', devices)
+    run = set_up(config('xception', batch, **overrides))
+    size, lowering = run.config.image_size, run.config.lowering
+    images, labels = jax.device_put(pictures(batch, size), meshes.split(run.mesh))
     state, _ = run.init()
     if task == 'training':
-        given = {'image': jax.numpy.asarray(images), 'label': jax.numpy.asarray(labels)}
+        given = {'image': images, 'label': labels}
 
         def step() -> None:
             nonlocal state
@@ -64,9 +83,9 @@ def xception_flax(task: str, batch: int, folded: bool = True, lowering: str = 'a
 
     variables = state.variables('live')
     if folded:
-        variables = fold_batch_norm(run.model, variables, SIZE)
-    classifying, given = jax.jit(program), jax.numpy.asarray(images)
-    return lambda: jax.block_until_ready(classifying(variables, given))
+        variables = fold_batch_norm(run.model, variables, size)
+    classifying = jax.jit(program)
+    return lambda: jax.block_until_ready(classifying(variables, images))
 
 
 def keras(task: str, batch: int, backend: str) -> Call:
@@ -89,36 +108,69 @@ def keras(task: str, batch: int, backend: str) -> Call:
 
 
 def pytorch(task: str, batch: int) -> Call:
-    """The `legacy_xception` of timm, in channels-last memory."""
+    """The `legacy_xception` of timm, channels last; on a GPU with bfloat16 by AMP, and compiled."""
     import timm
     import torch
 
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    torch.backends.cudnn.benchmark = True  # looks for the quickest convolutions, as XLA does
     torch.set_num_threads(os.cpu_count() or 1)
-    layout = torch.channels_last
-    model = timm.create_model('legacy_xception', num_classes=CLASSES).to(memory_format=layout)
+    model = timm.create_model('legacy_xception', num_classes=CLASSES)
+    model = model.to(device, memory_format=torch.channels_last)
+    network = torch.compile(model) if device == 'cuda' else model
     images, labels = pictures(batch)
     given = torch.from_numpy(images.transpose(0, 3, 1, 2) / 127.5 - 1).float()
-    given, target = given.to(memory_format=layout), torch.from_numpy(labels).long()
-    if task == 'inference':
-        model.eval()
-
-        def classify():
-            with torch.inference_mode():
-                return model(given)
-
-        return classify
-    model.train()
+    given = given.to(device, memory_format=torch.channels_last)
+    target = torch.from_numpy(labels).long().to(device)
+    model.train(task == 'training')
     optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=MOMENTUM)
+
+    def forward() -> torch.Tensor:
+        with torch.autocast('cuda', torch.bfloat16, enabled=device == 'cuda'):
+            return network(given)
+
+    def classify() -> None:
+        with torch.inference_mode():
+            forward()
+        wait()
 
     def step() -> None:
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(given), target).backward()
+        torch.nn.functional.cross_entropy(forward().float(), target).backward()
         optimizer.step()
+        wait()
 
-    return step
+    def wait() -> None:
+        if device == 'cuda':
+            torch.cuda.synchronize()
+
+    return step if task == 'training' else classify
 
 
-CONTENDERS: dict[str, tuple[str, tuple[str, ...], Callable[[str, int], Call]]] = {
+def facts(packages: tuple[str, ...]) -> dict[str, Any]:
+    """The devices that this process computes on, and the most memory taken of one, in bytes.
+
+    Args:
+      packages: by which it computes.
+    """
+    if 'torch' in packages:
+        import torch
+
+        if torch.cuda.is_available():
+            memory = torch.cuda.max_memory_allocated()
+            return {'device': torch.cuda.get_device_name(), 'devices': 1, 'memory': memory}
+    device, devices, taken = 'cpu', 1, None
+    if 'jax' in packages:
+        import jax
+
+        device, devices = jax.devices()[0].device_kind, jax.device_count()
+        taken = jax.devices()[0].memory_stats()
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    memory = taken['peak_bytes_in_use'] if taken else resident
+    return {'device': device, 'devices': devices, 'memory': memory}
+
+
+CONTENDERS: dict[str, tuple[str, tuple[str, ...], Callable[..., Call]]] = {
     # by name: what it is, the packages whose versions count, and what makes its call
     'ours': ('xception_flax', ('jax', 'flax'), xception_flax),
     'unfolded': (
@@ -129,7 +181,7 @@ CONTENDERS: dict[str, tuple[str, tuple[str, ...], Callable[[str, int], Call]]] =
     'reference': (
         "xception_flax, lowering='reference'",
         ('jax', 'flax'),
-        lambda task, batch: xception_flax(task, batch, False, 'reference'),
+        lambda task, batch: xception_flax(task, batch, False, lowering='reference'),
     ),
     'keras_tensorflow': (
         'Keras on TensorFlow',
@@ -144,5 +196,11 @@ CONTENDERS: dict[str, tuple[str, tuple[str, ...], Callable[[str, int], Call]]] =
 
 
 if __name__ == '__main__':
-    chosen, wanted, size = sys.argv[1:]
-    turns.serve(lambda: CONTENDERS[chosen][2](wanted, int(size)))
+    chosen, wanted, size, *texts = sys.argv[1:]
+    _, packages, make = CONTENDERS[chosen]
+    given: dict[str, Any] = {}
+    if texts:
+        from experiments.studies import settings  # which imports jax
+
+        given = settings.assignments(texts)
+    turns.serve(lambda: make(wanted, int(size), **given), lambda: facts(packages))

@@ -28,20 +28,22 @@ def define_flags() -> None:
     flags.DEFINE_string('output', None, 'A JSON file for all numbers.')
 
 
-def serve(make: Callable[[], Callable[[], Any]]) -> None:
+def serve(make: Callable[[], Callable[[], Any]], facts: Callable[[], dict] = dict) -> None:
     """The contender's side: calls what `make` gives as often as a line of input says.
 
     It answers with lines of JSON on standard output: how long the first call took, all preparations
-    included; then the wall and CPU seconds of each turn, the latter since the end of the turn
-    before, as some read ahead. What libraries print goes to standard error.
+    included, and what `facts` says after the second; then the wall and CPU seconds of each turn,
+    the latter since the end of the turn before, as some read ahead. What libraries print goes to
+    standard error.
     """
     answers = os.fdopen(os.dup(1), 'w', buffering=1)
     os.dup2(2, 1)
     began = time.perf_counter()
     call = make()
     call()
-    print(json.dumps({'first_call': time.perf_counter() - began}), file=answers)
+    first_call = time.perf_counter() - began
     call()
+    print(json.dumps({'first_call': first_call} | facts()), file=answers)
     cpu = _cpu()
     for line in sys.stdin:
         wall, before = time.perf_counter(), cpu
@@ -62,7 +64,8 @@ class Contender:
     """The other side: a process that is ready to be timed.
 
     Attributes:
-      first_call: how many seconds the first call took, all preparations included.
+      facts: what it said of itself; 'first_call' is how many seconds that took, all preparations
+        included.
       turns: pictures per second and per CPU second, of each turn.
     """
 
@@ -84,7 +87,7 @@ class Contender:
         )  # fmt: skip
         self.pictures = pictures
         self.turns: list[dict[str, float]] = []
-        self.first_call = self._answer()['first_call']
+        self.facts: dict[str, Any] = self._answer()
         self.calls = max(1, round(seconds / self._time(1)['wall']))
 
     def turn(self) -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.benchmarks import turns
+from experiments.benchmarks import networks, turns
 
 
 def test_the_input_of_this_project_is_measured(program, tmp_path):
@@ -31,3 +31,35 @@ def test_what_is_not_installed_is_left_out(capsys):
     packages = {'this': ('jax',), 'that': ('jax', 'no_such_package')}
     assert list(turns.installed(packages, Console())) == ['jax']
     assert 'that: not measured, as no_such_package is not installed' in capsys.readouterr().out
+
+
+def test_a_small_network_is_trained_by_the_benchmarks_settings():
+    step = networks.xception_flax('training', 2, **{'image_size': 71, 'xception.width': 0.05})
+    for _ in range(2):
+        step()
+    found = networks.facts(('jax', 'flax'))
+    assert (found['device'], found['devices']) == ('cpu', 1)
+    assert found['memory'] > 2**27
+
+
+def test_a_start_that_fails_is_no_measurement(program):
+    failing = (
+        'from experiments.benchmarks import overhead; overhead.MAIN = ("-c", "print(1)"); '
+        'overhead.starting("/tmp")'
+    )
+    assert 'it ended with 0 before its first step' in program('-c', failing, status=1)
+
+
+def test_growth_is_drawn(program, tmp_path):
+    points = [
+        {'value': v, 'seconds': [2.4 + v / 10], 'memory': (4 + v / 10) * 2**30} for v in (1, 8)
+    ]
+    drawing = (
+        'import pathlib; from experiments.benchmarks import growth; '
+        f'growth.draw({{"machine": "x", "devices": {points}}}, ["devices"], '
+        f'pathlib.Path("{tmp_path}/growth.svg"))'
+    )
+    program('-c', drawing)
+    drawn = (tmp_path / 'growth.svg').read_text()
+    texts = ('simulated devices', 'seconds a step', 'GiB of the process', '8')
+    assert all(f'<!-- {text} -->' in drawn for text in texts)

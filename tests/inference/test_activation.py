@@ -45,3 +45,5 @@ def test_a_place_that_is_not_there_is_told(network):
         class_activation_maps(*network, 'mixed3')
     with pytest.raises(UserError, match="no features at 'logits'"):
         class_activation_maps(*network, 'logits')
+    with pytest.raises(UserError, match="'exit_flow/sepconv4/depthwise' gives: with a pointwise"):
+        class_activation_maps(*network, 'exit_flow/sepconv4/depthwise')

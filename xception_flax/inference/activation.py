@@ -33,7 +33,7 @@ def class_activation_maps(
       `[N, h, w]`, 0 or more, as large as the module's output.
 
     Raises:
-      UserError: there is no such module, or its output has no places.
+      UserError: there is no such module, or its output has no places, or is not used.
     """
 
     @jax.jit
@@ -62,5 +62,11 @@ def class_activation_maps(
     def score(delta: jax.Array) -> jax.Array:
         return jnp.take_along_axis(forward(delta)[0], chosen[:, None], -1).sum()
 
-    weights = jnp.mean(jax.grad(score)(jnp.zeros_like(features)), (1, 2), keepdims=True)
+    gradient = jax.grad(score)(jnp.zeros_like(features))
+    if not gradient.any():
+        raise UserError(
+            f'the logits do not depend on what {at!r} gives: with a pointwise convolution a '
+            'depthwise one is a single operation; take that one'
+        )
+    weights = jnp.mean(gradient, (1, 2), keepdims=True)
     return nn.relu(jnp.sum(weights * features, -1))

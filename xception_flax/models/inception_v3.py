@@ -45,8 +45,8 @@ class Conv(nn.Module):
     dtype: layers.Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, features]`."""
+    def __call__(self, x: jax.Array, train: bool, pool: layers.Pool | None = None) -> jax.Array:
+        """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, features]`, before `pool`."""
         (features,) = layers.widen((self.features,), self.width)
         x = layers.Conv(
             features,
@@ -59,7 +59,7 @@ class Conv(nn.Module):
             name='conv',
         )(x)
         bn = self.norm(name='bn')
-        return bn(nn.relu(x), train) if self.relu_first else nn.relu(bn(x, train))
+        return bn(nn.relu(x), train, pool) if self.relu_first else nn.relu(bn(x, train, pool))
 
 
 class Mixed(nn.Module):
@@ -236,11 +236,14 @@ class InceptionV3(nn.Module):
 
         x = x.astype(self.dtype)
         ends: layers.EndPoints = {}
+        max_pool = functools.partial(ops.max_pool, window=3, strides=2, padding=padding)
         for i, convolution in enumerate(before_blocks(1 if small else 2, padding), start=1):
-            x = conv(*convolution, name=f'conv{i}')(x, train)
-            if i in (3, 5):
+            last = i in (3, 5)  # of its resolution
+            early = max_pool if last and not features_only else None
+            x = conv(*convolution, name=f'conv{i}')(x, train, early)
+            if last and features_only:
                 ends[f'conv{i}'] = x
-                x = ops.max_pool(x, 3, 2, padding)
+                x = max_pool(x)
         auxiliary_now = self.auxiliary and not features_only and (train or self.is_initializing())
         for i, (branches, pool, projection) in enumerate(blocks(self.variant, padding)):
             if i == 8 and auxiliary_now:

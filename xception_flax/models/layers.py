@@ -202,7 +202,7 @@ class SeparableConv(nn.Module):
         y = depthwise(x)
         convolve: Callable[..., jax.Array] = ops.conv
         if self.intermediate == 'none':
-            # Both halves as one operation, which starts from `x`: then `y` is not computed.
+            # Both halves as one operation, which starts from `x`: a compiler then drops `y`.
             kernel: jax.Array = depthwise.get_variable('params', 'kernel')
             convolve = functools.partial(self._from_input, x, kernel)
         for step in self.intermediate.split('_'):

@@ -37,7 +37,7 @@ class Recorder:
         }
         self._writer: writers.MetricWriter | None = None
         # With frozen parts there is less work, and how much less is not known.
-        self._peak = None if run.frozen else flops.peak(run.mesh.devices.flat[0])
+        self._peak = None if run.frozen else flops.peak(run.mesh.devices.flat[0].device_kind)
         self._work = flops.training_flops(run.model, run.config.image_size) if self._peak else 0.0
 
     def start(self, step: int) -> None:

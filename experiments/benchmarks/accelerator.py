@@ -1,0 +1,74 @@
+"""Training Xception on whatever device is there, at 299x299: this project beside PyTorch.
+
+  python -m experiments.benchmarks.accelerator --batch=128 --output=accelerator.json
+
+This project's step in bfloat16 on all TPU chips, on the first GPU (or CUDA_VISIBLE_DEVICES), or on
+the CPU; timm's network, channels last, with AMP in bfloat16 and compiled, where PyTorch has a GPU.
+Each is in a process of its own, and they take turns. Utilisation is that of the devices' peak for
+bfloat16 by the model's FLOPs, three times those of a forward pass.
+"""
+
+import os
+from typing import Any
+
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments.benchmarks import turns
+from experiments.benchmarks.networks import CONTENDERS
+from xception_flax.runtime import flops
+
+FLOPS = 3 * 2 * 8_357_403_496  # of training on a picture; a forward pass has so many MACs
+NAMES = ['ours', 'pytorch']
+flags.DEFINE_integer('batch', 128, 'Pictures in a batch.', lower_bound=1)
+flags.DEFINE_multi_enum('contender', NAMES, NAMES, 'Who takes part.')
+turns.define_flags()
+flags.adopt_module_key_flags(turns)
+
+
+def main(argv: list[str]) -> None:
+    """Measures by the flags."""
+    if len(argv) > 1:
+        raise app.UsageError(f'there is nothing to do with {argv[1]!r}')
+    values, console = flags.FLAGS, Console()
+    # For the contenders: one GPU, which they share.
+    os.environ.setdefault('CUDA_VISIBLE_DEVICES', '0')
+    os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
+    names, versions = turns.entrants(CONTENDERS, console)
+    if 'pytorch' in names and not _torch_has_gpu():
+        names.remove('pytorch')
+        console.print(f'{CONTENDERS["pytorch"][0]}: not measured, as it has no GPU here')
+    arguments: dict[str, tuple] = {name: (name, 'training', values.batch) for name in names}
+    if 'ours' in arguments:
+        arguments['ours'] += ('dtype=bfloat16',)
+    contenders = turns.take('experiments.benchmarks.networks', arguments, values.batch)
+    results: dict[str, Any] = {'machine': turns.machine(), 'versions': versions}
+    results['batch'] = values.batch
+    table = Table('', 'device', 'images/s', 'utilisation', 'GiB', 'first call, s')
+    for name, contender in contenders.items():
+        rate, facts = contender.rate(), contender.facts
+        peak = flops.peak(facts['device'])
+        used = FLOPS * rate / (peak * facts['devices']) if peak else None
+        results[name] = {'images_per_second': rate, 'utilisation': used, **facts}
+        results[name]['turns'] = contender.turns
+        table.add_row(
+            CONTENDERS[name][0],
+            f'{facts["devices"]} x {facts["device"]}',
+            f'{rate:.1f}',
+            f'{used:.1%}' if used else 'no peak known',
+            f'{facts["memory"] / 2**30:.2f}',
+            f'{facts["first_call"]:.0f}',
+        )
+    console.print(table)
+    turns.publish(results, console)
+
+
+def _torch_has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+if __name__ == '__main__':
+    app.run(main)

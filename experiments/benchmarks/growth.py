@@ -80,7 +80,7 @@ def draw(results: dict[str, Any], rows: list[str], file: pathlib.Path) -> None:
         below.set_xlabel(ROWS[row][0])
         below.set_xticks(where, [f'{value:g}' for value in where])
         for axes in (above, below):
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
             axes.grid(alpha=0.3)
             axes.spines[['top', 'right']].set_visible(False)
     grid[0, 0].set_ylabel('seconds a step')

@@ -80,3 +80,16 @@ def test_the_lowering_follows_channels_platform_and_choice(
         traced = jax.jit(lambda *a: ops.separable_conv(*a)).trace(x, depthwise, pointwise)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert text.count('stablehlo.convolution') == convolutions
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'tpu', 'gpu'])
+def test_for_a_known_platform_nothing_else_is_traced(platform):
+    arrays = operands((1, 8, 8, 64), 7)[:3]
+
+    def convolve(*arrays):
+        with ops.lowerings('auto', platform):
+            return ops.separable_conv(*arrays)
+
+    jaxpr = str(jax.make_jaxpr(convolve)(*arrays))
+    assert 'platform_index' not in jaxpr
+    assert ('f32[3,3,64,7]' in jaxpr) == (platform == 'tpu')  # the product of the kernels

@@ -31,7 +31,7 @@ def compiled_step(model: nn.Module, config: ConfigDict, mesh: Mesh, source: Sour
     weights = class_weights.load(config, source)
     subset = imagenet_sets.classes(config.dataset.name) if config.dataset.source == 'tfds' else ()
     return jax.jit(
-        make_eval_step(model, config, weights, subset),
+        make_eval_step(model, config, weights, subset, mesh.devices.flat[0].platform),
         in_shardings=(everywhere, meshes.split(mesh)),
         out_shardings=everywhere,
     )

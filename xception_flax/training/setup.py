@@ -121,7 +121,9 @@ def set_up(config: ConfigDict, mesh: Mesh | None = None) -> Run:
         frozen=frozen,
         init=init,
         train_step=jax.jit(
-            make_train_step(model, optimizer, schedule, config, frozen),
+            make_train_step(
+                model, optimizer, schedule, config, frozen, mesh.devices.flat[0].platform
+            ),
             in_shardings=(everywhere, split),
             out_shardings=everywhere,
             donate_argnums=0,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from xception_flax import ops
 from xception_flax.training import transfer
 
 Tree = Any
@@ -68,7 +69,8 @@ def create_state(
       frozen: paths of the modules that do not learn.
     """
     init_rng, rng = jax.random.split(rng)
-    variables = model.init(init_rng, jnp.zeros((1, image_size, image_size, 3)), train=False)
+    with ops.lowerings('reference'):  # the quickest to trace; what it computes is dropped
+        variables = model.init(init_rng, jnp.zeros((1, image_size, image_size, 3)), train=False)
     start = {'params': variables['params'], 'batch_stats': variables.get('batch_stats', {})}
     start = start if loaded is None else transfer.join(loaded, start)
     return TrainState(

@@ -40,6 +40,7 @@ def make_train_step(
     schedule: optax.Schedule,
     config: ConfigDict,
     frozen: Sequence[str] = (),
+    platform: str = '',
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Makes the function that does one update.
 
@@ -54,7 +55,8 @@ def make_train_step(
     mixup.
 
     Gradient, clipping and optimizer are of the parameters that learn; those of the modules in
-    `frozen`, and their running statistics, by which they normalise, stay as they are.
+    `frozen`, and their running statistics, by which they normalise, stay as they are. `platform` is
+    that of `ops.lowerings`.
     """
     loss_of_pictures = losses.LOSSES[config.loss]
 
@@ -73,7 +75,7 @@ def make_train_step(
             'batch_stats': state.batch_stats,
         }
         logits: Any
-        with transfer.frozen_batch_norm(frozen), ops.lowerings(config.lowering):
+        with transfer.frozen_batch_norm(frozen), ops.lowerings(config.lowering, platform):
             logits, updates = model.apply(
                 variables,
                 pictures,
@@ -157,6 +159,7 @@ def make_eval_step(
     config: ConfigDict,
     class_weights: np.ndarray | None = None,
     subset: Sequence[int] = (),
+    platform: str = '',
 ) -> Callable[[Any, Batch], dict[str, Any]]:
     """Makes the function that sums top-1, top-5, loss and number of examples over a batch.
 
@@ -173,12 +176,13 @@ def make_eval_step(
       config: the run's config.
       class_weights: `[C]`, for MAP@100; None for equal ones.
       subset: classes to which 'top1_subset' and 'top5_subset' are restricted; () for none.
+      platform: as of `ops.lowerings`.
     """
     loss_of_pictures = losses.LOSSES[config.loss]
     within = np.isin(np.arange(model.num_classes), subset)
 
     def logits_of(variables: Any, pictures: jax.Array) -> Any:
-        with ops.lowerings(config.lowering):
+        with ops.lowerings(config.lowering, platform):
             return model.apply(variables, scale(pictures, config.preprocessing), train=False)
 
     def eval_step(variables: Any, batch: Batch) -> dict[str, Any]:

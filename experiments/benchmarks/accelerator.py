@@ -11,26 +11,22 @@ bfloat16 by the model's FLOPs, three times those of a forward pass.
 import os
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks import turns
-from experiments.benchmarks.networks import CONTENDERS
+from experiments.benchmarks.networks import CONTENDERS, SIZE
+from xception_flax import create_model
 from xception_flax.runtime import flops
 
-FLOPS = 3 * 2 * 8_357_403_496  # of training on a picture; a forward pass has so many MACs
-NAMES = ['ours', 'pytorch']
 flags.DEFINE_integer('batch', 128, 'Pictures in a batch.', lower_bound=1)
-flags.DEFINE_multi_enum('contender', NAMES, NAMES, 'Who takes part.')
-turns.define_flags()
+turns.define_flags(('ours', 'pytorch'))
 flags.adopt_module_key_flags(turns)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Measures by the flags."""
-    if len(argv) > 1:
-        raise app.UsageError(f'there is nothing to do with {argv[1]!r}')
     values, console = flags.FLAGS, Console()
     # For the contenders: one GPU, which they share.
     os.environ.setdefault('CUDA_VISIBLE_DEVICES', '0')
@@ -43,13 +39,14 @@ def main(argv: list[str]) -> None:
     if 'ours' in arguments:
         arguments['ours'] += ('dtype=bfloat16',)
     contenders = turns.take('experiments.benchmarks.networks', arguments, values.batch)
+    work = flops.training_flops(create_model('xception'), SIZE)  # of a picture
     results: dict[str, Any] = {'machine': turns.machine(), 'versions': versions}
     results['batch'] = values.batch
     table = Table('', 'device', 'images/s', 'utilisation', 'GiB', 'first call, s')
     for name, contender in contenders.items():
         rate, facts = contender.rate(), contender.facts
         peak = flops.peak(facts['device'])
-        used = FLOPS * rate / (peak * facts['devices']) if peak else None
+        used = work * rate / (peak * facts['devices']) if peak else None
         results[name] = {'images_per_second': rate, 'utilisation': used, **facts}
         results[name]['turns'] = contender.turns
         table.add_row(
@@ -71,4 +68,4 @@ def _torch_has_gpu() -> bool:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    turns.run(main)

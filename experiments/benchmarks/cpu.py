@@ -10,7 +10,7 @@ the machine. What is not installed is left out.
 import os
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 
@@ -19,15 +19,12 @@ from experiments.benchmarks.networks import CONTENDERS
 
 flags.DEFINE_list('batches', ['4', '16'], 'Pictures in a batch.')
 flags.DEFINE_multi_enum('task', ['training', 'inference'], ['training', 'inference'], 'What to do.')
-flags.DEFINE_multi_enum('contender', list(CONTENDERS), list(CONTENDERS), 'Who takes part.')
-turns.define_flags()
+turns.define_flags(CONTENDERS)
 flags.adopt_module_key_flags(turns)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Measures by the flags."""
-    if len(argv) > 1:
-        raise app.UsageError(f'there is nothing to do with {argv[1]!r}')
     os.environ |= {'JAX_PLATFORMS': 'cpu', 'CUDA_VISIBLE_DEVICES': ''}  # for the contenders
     values, console = flags.FLAGS, Console()
     names, versions = turns.entrants(CONTENDERS, console)
@@ -61,4 +58,4 @@ def _measure(task: str, batch: int, names: list[str]) -> dict[str, dict[str, Any
 
 
 if __name__ == '__main__':
-    app.run(main)
+    turns.run(main)

@@ -13,7 +13,7 @@ import pathlib
 import statistics
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -36,10 +36,8 @@ turns.define_flags()
 flags.adopt_module_key_flags(turns)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Measures by the flags."""
-    if len(argv) > 1:
-        raise app.UsageError(f'there is nothing to do with {argv[1]!r}')
     os.environ['JAX_PLATFORMS'] = 'cpu'  # for the contenders
     values, console = flags.FLAGS, Console()
     versions = turns.installed({'xception_flax': ('jax', 'flax')}, console)
@@ -89,4 +87,4 @@ def draw(results: dict[str, Any], rows: list[str], file: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    turns.run(main)

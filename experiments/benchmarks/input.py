@@ -13,7 +13,7 @@ import pathlib
 import tempfile
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 
@@ -22,15 +22,12 @@ from experiments.benchmarks.loaders import CONTENDERS
 
 flags.DEFINE_string('data', None, 'Folder of folders of *.jpg; by default some are made, 500x375.')
 flags.DEFINE_integer('batch', 128, 'Pictures in a batch.', lower_bound=1)
-flags.DEFINE_multi_enum('contender', list(CONTENDERS), list(CONTENDERS), 'Who takes part.')
-turns.define_flags()
+turns.define_flags(CONTENDERS)
 flags.adopt_module_key_flags(turns)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Measures by the flags."""
-    if len(argv) > 1:
-        raise app.UsageError(f'there is nothing to do with {argv[1]!r}')
     values, console = flags.FLAGS, Console()
     names, versions = turns.entrants(CONTENDERS, console)
     with tempfile.TemporaryDirectory() as made:
@@ -50,4 +47,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    turns.run(main)

@@ -22,7 +22,7 @@ import time
 from concurrent import futures
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 
@@ -43,10 +43,8 @@ TINY = {
 }  # fmt: skip
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Measures by the flags."""
-    if len(argv) > 1:
-        raise app.UsageError(f'there is nothing to do with {argv[1]!r}')
     os.environ |= {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '8'}  # for other processes
     values, console = flags.FLAGS, Console()
     found: dict[str, list[float]] = {}
@@ -118,4 +116,4 @@ def hosting() -> float:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    turns.run(main)

@@ -19,7 +19,7 @@ os.environ |= {'JAX_PLATFORMS': 'cpu', 'KERAS_BACKEND': 'jax'}  # leaves acceler
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import flags
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
@@ -39,10 +39,8 @@ flags.DEFINE_multi_string('option', [], "A compiler option for all: 'NAME=VALUE'
 flags.DEFINE_string('output', None, 'A JSON file for all numbers.')
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Compiles by the flags."""
-    if len(argv) > 1:
-        raise app.UsageError(f'there is nothing to do with {argv[1]!r}')
     values, console = flags.FLAGS, Console()
     jax.config.update('jax_enable_compilation_cache', False)
     try:
@@ -155,4 +153,4 @@ def given(mesh: Mesh, batch: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeS
 
 
 if __name__ == '__main__':
-    app.run(main)
+    turns.run(main)

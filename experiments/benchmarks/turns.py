@@ -15,14 +15,31 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TextIO
 
-from absl import flags
+from absl import app, flags
 from rich.console import Console
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def define_flags() -> None:
-    """Those that `take` and `publish` go by; for programs, as names like these are anybody's."""
+def run(work: Callable[[], None]) -> None:
+    """Runs a benchmark, which takes flags and nothing else."""
+
+    def main(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f'there is nothing to do with {argv[1]!r}')
+        work()
+
+    app.run(main)
+
+
+def define_flags(contenders: Iterable[str] = ()) -> None:
+    """Those that `entrants`, `take` and `publish` go by; by a call, as such names are anybody's.
+
+    Args:
+      contenders: who can take part, if that is to be chosen.
+    """
+    if names := list(contenders):
+        flags.DEFINE_multi_enum('contender', names, names, 'Who takes part.')
     flags.DEFINE_integer('rounds', 5, 'How often each has its turn.', lower_bound=1)
     flags.DEFINE_float('seconds', 4.0, 'About how long a turn lasts.', lower_bound=0.1)
     flags.DEFINE_string('output', None, 'A JSON file for all numbers.')

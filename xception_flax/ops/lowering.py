@@ -37,8 +37,8 @@ def reference_only() -> bool:
 def by_device(*operands: Any, reference: Callable, **lowerings: Callable) -> Any:
     """Calls the lowering for the kind of device ('cpu', 'tpu', ...), else the reference."""
     choice, platform = _choice.get()
-    if choice == 'reference' or (platform and platform not in lowerings):
+    if choice == 'reference':
         return reference(*operands)
     if platform:
-        return lowerings[platform](*operands)
+        return lowerings.get(platform, reference)(*operands)
     return lax.platform_dependent(*operands, default=reference, **lowerings)

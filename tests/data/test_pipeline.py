@@ -1,4 +1,5 @@
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -120,6 +121,24 @@ class Holes(ArraySource):
     def __getitem__(self, index):
         record = super().__getitem__(index)
         return {**record, 'picture': b'broken'} if index in self.damaged else record
+
+
+def test_two_batches_wait_and_no_more_are_read(config):
+    """More would fill the memory of a host whose devices are slow."""
+    read = []
+
+    class Counted(Holes):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    batches = pipeline.training_batches(Reader(Counted(()), 0.0), config, 0)
+    next(batches)
+    deadline = time.monotonic() + 60
+    while len(read) < 3 * 12 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)  # for a fourth, were there one
+    assert len(read) == 3 * 12
 
 
 def test_the_next_picture_takes_the_place_of_one_that_cannot_be_read(config, caplog):

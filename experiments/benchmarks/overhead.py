@@ -2,15 +2,16 @@
 
   python -m experiments.benchmarks.overhead --output=overhead.json
 
-Xception at 299x299 with four pictures is started from the command line with an empty compilation
-cache, then with a full one; 'compiling' is what `xception_flax.main` calls so, to the end of the
-first step, in float32. The host's share is the CPU time of the main thread, which does not read and
+Xception at 299x299 with four pictures, in float32, is started from the command line with an empty
+compilation cache, then with a full one; and by itself its training step is traced, lowered and
+compiled by XLA. The host's share is the CPU time of the main thread, which does not read and
 decode, in a step of the whole training loop, with metrics and log, on eight simulated devices: the
 difference of a long and a short run of a tiny network.
 """
 
 import contextlib
 import io
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent import futures
 from typing import Any
 
@@ -31,10 +33,14 @@ from experiments.benchmarks import turns
 flags.DEFINE_integer('rounds', 3, 'How often each is measured.', lower_bound=1)
 flags.DEFINE_string('output', None, 'A JSON file for all numbers.')
 
+CONFIG, BATCH, SIZE = 'configs/imagenet.py', 4, 299
+SETTINGS = {
+    'batch_size': BATCH, 'image_size': SIZE, 'total_steps': 9, 'dtype': 'float32',
+    'dataset.source': 'synthetic', 'dataset.eval_split': 'train',
+}  # fmt: skip
 MAIN = (
-    '-m', 'xception_flax.main', '--config=configs/imagenet.py', '--config.batch_size=4',
-    '--config.dataset.source=synthetic', '--config.dataset.eval_split=train',
-    '--config.total_steps=9', '--config.dtype=float32',
+    '-m', 'xception_flax.main', f'--config={CONFIG}',
+    *(f'--config.{path}={value}' for path, value in SETTINGS.items()),
 )  # fmt: skip
 IMPORT = 'import time; t = time.time(); import xception_flax; print(time.time() - t)'
 TINY = {
@@ -45,19 +51,21 @@ TINY = {
 
 def main() -> None:
     """Measures by the flags."""
-    os.environ |= {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '8'}  # for other processes
+    os.environ['JAX_PLATFORMS'] = 'cpu'  # for other processes
     values, console = flags.FLAGS, Console()
     found: dict[str, list[float]] = {}
     for _ in range(values.rounds):
         found.setdefault('import xception_flax', []).append(importing())
         with tempfile.TemporaryDirectory() as folder:
             for cache in ('empty', 'full'):
-                whole, compiling = starting(folder)
-                found.setdefault(f'compiling, {cache} cache', []).append(compiling)
+                whole = starting(f'{folder}/start')
                 found.setdefault(f'start to first step, {cache} cache', []).append(whole)
-            os.environ['JAX_COMPILATION_CACHE_DIR'] = f'{folder}/cache'
-            with futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
-                host = pool.submit(hosting).result()
+            for cache in ('empty', 'full'):
+                parts = elsewhere(compiling, f'{folder}/step', devices=1)
+                for part, seconds in zip(('trace', 'lower'), parts, strict=False):
+                    found.setdefault(f'{part} the step', []).append(seconds)
+                found.setdefault(f'compile the step, {cache} cache', []).append(parts[-1])
+            host = elsewhere(hosting, f'{folder}/host', devices=8)
             found.setdefault('host in a step, eight devices', []).append(host)
     table = Table('', 'median', 'from', 'to', title=turns.machine())
     for what, seconds in found.items():
@@ -74,29 +82,52 @@ def importing() -> float:
     return float(subprocess.check_output([sys.executable, '-c', IMPORT], cwd=turns.ROOT))
 
 
-def starting(folder: str) -> tuple[float, float]:
-    """Seconds from the command to the end of the first step, and those of 'compiling'."""
+def elsewhere(work: Callable[[], Any], cache: str, devices: int) -> Any:
+    """What `work` finds in a process of its own, with a compilation cache and so many devices."""
+    os.environ |= {'JAX_COMPILATION_CACHE_DIR': cache, 'JAX_NUM_CPU_DEVICES': str(devices)}
+    with futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+        return pool.submit(work).result()
+
+
+def starting(cache: str) -> float:
+    """Seconds from the command to the end of the first step."""
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=folder) as workdir:
+    with tempfile.TemporaryDirectory() as workdir:
         process = subprocess.Popen(
             [sys.executable, *MAIN, f'--workdir={workdir}'],
             cwd=turns.ROOT, stdout=subprocess.PIPE, text=True,
-            env=os.environ
-            | {'JAX_COMPILATION_CACHE_DIR': f'{folder}/cache', 'JAX_NUM_CPU_DEVICES': '1'},
+            env=os.environ | {'JAX_COMPILATION_CACHE_DIR': cache, 'JAX_NUM_CPU_DEVICES': '1'},
         )  # fmt: skip
         assert process.stdout is not None
-        compiling = began
-        for line in process.stdout:
-            if line.startswith('compiling the training step'):
-                compiling = time.perf_counter()
-            if line.startswith('first step after'):
-                break
-        else:
+        if not any(line.startswith('first step after') for line in process.stdout):
             sys.exit(f'it ended with {process.wait()} before its first step')
-        now = time.perf_counter()
+        took = time.perf_counter() - began
         process.kill()
         process.communicate()
-    return now - began, now - compiling
+    return took
+
+
+def compiling() -> tuple[float, ...]:
+    """Seconds to trace, to lower and to compile the training step."""
+    import jax
+    import jax.numpy as jnp
+
+    from experiments.studies import settings
+    from xception_flax.training.setup import set_up
+
+    run = set_up(settings.read(CONFIG, SETTINGS))
+    given = {
+        'image': jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 3), jnp.uint8),
+        'label': jax.ShapeDtypeStruct((BATCH,), jnp.int32),
+    }
+    moments = [time.perf_counter()]
+    traced = run.train_step.trace(run.abstract_state, given)
+    moments.append(time.perf_counter())
+    lowered = traced.lower()
+    moments.append(time.perf_counter())
+    lowered.compile()
+    moments.append(time.perf_counter())
+    return tuple(after - before for before, after in itertools.pairwise(moments))
 
 
 def hosting() -> float:

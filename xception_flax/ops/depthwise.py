@@ -48,7 +48,9 @@ def convolution(x: jax.Array, kernel: jax.Array, strides: int = 1, dilation: int
     )
 
 
+# Jitted by itself, it is traced once for all layers of a shape.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def shifted(x: jax.Array, kernel: jax.Array, strides: int = 1, dilation: int = 1) -> jax.Array:
     """A sum over the kernel's elements of shifted, weighted copies of `x`.
 
@@ -69,6 +71,7 @@ def _shifted_forward(x: jax.Array, kernel: jax.Array, strides: int, dilation: in
     return shifted(x, kernel, strides, dilation), (x, kernel)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _shifted_backward(
     strides: int, dilation: int, saved: tuple[jax.Array, jax.Array], grad: jax.Array
 ):
@@ -113,9 +116,8 @@ def _kernel_gradient(
         return [total + product for total, product in zip(sums, products, strict=True)], None
 
     zeros = [jnp.zeros((n, 1, width, channels), wide) for _ in offsets]
-    sums, _ = lax.scan(add_row, zeros, jnp.arange(height), unroll=2)
-    totals = [jnp.sum(total, (0, 1, 2)) for total in sums]
-    return jnp.stack(totals).reshape(kernel.shape).astype(kernel.dtype)
+    sums, _ = lax.scan(add_row, zeros, jnp.arange(height))
+    return jnp.sum(jnp.stack(sums), (1, 2, 3)).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _pad(x: jax.Array, kernel_shape: tuple[int, ...], dilation: int) -> jax.Array:

@@ -84,7 +84,9 @@ def xception_flax(
     variables = state.variables('live')
     if folded:
         variables = fold_batch_norm(run.model, variables, size)
-    classifying = jax.jit(program)
+    classifying = jax.jit(
+        program, compiler_options=ops.forward_options(run.mesh.devices.flat[0].platform)
+    )
     return lambda: jax.block_until_ready(classifying(variables, images))
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from xception_flax import ops
 from xception_flax.data.scaling import scale
 from xception_flax.inference import preprocessing
 from xception_flax.inference.classes import readable
@@ -103,6 +104,11 @@ def predict_each(
     todo = preprocessing.named(pictures)
     count = max(1, min(len(todo), ROWS // crops))  # of pictures at once
     size = config.image_size
+    probabilities = jax.jit(
+        _probabilities,
+        static_argnames=('model', 'preprocessing', 'loss', 'crops'),
+        compiler_options=ops.forward_options(jax.default_backend()),
+    )
     with concurrent.futures.ThreadPoolExecutor(config.loader_threads) as pool:
         for start in range(0, len(todo), count):
             chunk = todo[start : start + count]
@@ -113,7 +119,7 @@ def predict_each(
                 if not isinstance(picture, str):
                     rows[:] = picture
             values = np.asarray(
-                _probabilities(
+                probabilities(
                     variables, batch.reshape(-1, size, size, 3), model, config.preprocessing,
                     config.loss, crops,
                 )
@@ -135,7 +141,6 @@ def _read(item: tuple[Picture, str], config: ConfigDict, crops: int) -> np.ndarr
         return str(error)
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'preprocessing', 'loss', 'crops'))
 def _probabilities(
     variables: dict[str, Any],
     pictures: jax.Array,

@@ -2,9 +2,11 @@
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 from jax import lax
 
 CHOICES = ('auto', 'reference')
@@ -42,3 +44,23 @@ def by_device(*operands: Any, reference: Callable, **lowerings: Callable) -> Any
     if platform:
         return lowerings.get(platform, reference)(*operands)
     return lax.platform_dependent(*operands, default=reference, **lowerings)
+
+
+# By default XLA on CPU gives convolutions to YNNPACK, where the second of Xception takes 63 ms for
+# four pictures; in Eigen, which then has to have the matrix products, too, it is 14 ms.
+FORWARD_OPTIONS = {'cpu': {'xla_cpu_experimental_ynn_fusion_type': ''}}
+
+
+@functools.cache
+def forward_options(platform: str) -> dict[str, str]:
+    """XLA's options for a program without gradients, for `jax.jit(..., compiler_options=...)`.
+
+    Args:
+      platform: JAX's name of the kind of device.
+    """
+    options = FORWARD_OPTIONS.get(platform, {})
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError:  # they are experimental: another version may know none
+        return {}
+    return options

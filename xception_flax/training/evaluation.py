@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from xception_flax import ops
 from xception_flax.data import class_weights, imagenet_sets, pipeline
 from xception_flax.data.reader import Reader
 from xception_flax.data.sources import Source
@@ -30,10 +31,12 @@ def compiled_step(model: nn.Module, config: ConfigDict, mesh: Mesh, source: Sour
     everywhere = meshes.replicated(mesh)
     weights = class_weights.load(config, source)
     subset = imagenet_sets.classes(config.dataset.name) if config.dataset.source == 'tfds' else ()
+    platform = mesh.devices.flat[0].platform
     return jax.jit(
-        make_eval_step(model, config, weights, subset, mesh.devices.flat[0].platform),
+        make_eval_step(model, config, weights, subset, platform),
         in_shardings=(everywhere, meshes.split(mesh)),
         out_shardings=everywhere,
+        compiler_options=ops.forward_options(platform),
     )
 
 

@@ -1,0 +1,31 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xception_flax import ops
+from xception_flax.ops import lowering
+
+
+@pytest.mark.parametrize('options', [{}, {'xla_cpu_no_such_option': ''}])
+def test_options_that_xla_does_not_know_are_left_out(monkeypatch, options):
+    monkeypatch.setitem(lowering.FORWARD_OPTIONS, 'cpu', options)
+    assert lowering.forward_options.__wrapped__('cpu') == {}
+
+
+def test_the_options_of_programs_without_gradients_keep_the_values():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 20, 20, 32)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 32, 64)), jnp.float32)
+
+    def program(x, kernel):
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+        )
+        return y @ kernel[0, 0].T
+
+    plain = jax.jit(program)(x, kernel)
+    quick = jax.jit(program, compiler_options=ops.forward_options('cpu'))(x, kernel)
+    # 288 and 64 products are summed in another order.
+    np.testing.assert_allclose(quick, plain, rtol=1e-5, atol=1e-3)
+    assert ops.forward_options('tpu') == {}

@@ -22,7 +22,9 @@ def xception_flax(folder: str, batch: int) -> Iterator[np.ndarray]:
     from experiments.studies import settings
     from xception_flax.data import pipeline, sources
     from xception_flax.data.reader import Reader
+    from xception_flax.runtime import memory
 
+    memory.keep_freed()  # as the programs do
     path = pathlib.Path(folder)
     overrides = {
         'dataset.source': 'folder', 'dataset.data_dir': str(path.parent),

@@ -84,8 +84,10 @@ def importing() -> float:
 
 def elsewhere(work: Callable[[], Any], cache: str, devices: int) -> Any:
     """What `work` finds in a process of its own, with a compilation cache and so many devices."""
-    os.environ |= {'JAX_COMPILATION_CACHE_DIR': cache, 'JAX_NUM_CPU_DEVICES': str(devices)}
-    with futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+    settings = {'JAX_COMPILATION_CACHE_DIR': cache, 'JAX_NUM_CPU_DEVICES': str(devices)}
+    with futures.ProcessPoolExecutor(
+        1, multiprocessing.get_context('spawn'), os.environ.update, (settings,)
+    ) as pool:
         return pool.submit(work).result()
 
 

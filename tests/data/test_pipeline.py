@@ -1,3 +1,4 @@
+import gc
 import itertools
 import time
 
@@ -123,22 +124,52 @@ class Holes(ArraySource):
         return {**record, 'picture': b'broken'} if index in self.damaged else record
 
 
-def test_two_batches_wait_and_no_more_are_read(config):
+class Counted(Holes):
+    """Says what was read, and takes a while."""
+
+    def __init__(self, seconds=0.0):
+        super().__init__(())
+        self.read, self.seconds = [], seconds
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        time.sleep(self.seconds)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(('threads', 'ahead'), [(4, 2), (12, 2), (16, 3)])
+def test_few_batches_wait_but_all_threads_have_work(config, threads, ahead):
     """More would fill the memory of a host whose devices are slow."""
-    read = []
-
-    class Counted(Holes):
-        def __getitem__(self, index):
-            read.append(index)
-            return super().__getitem__(index)
-
-    batches = pipeline.training_batches(Reader(Counted(()), 0.0), config, 0)
+    source, config.loader_threads = Counted(), threads
+    batches = pipeline.training_batches(Reader(source, 0.0), config, 0)
     next(batches)
+    expected = (1 + ahead) * config.batch_size
     deadline = time.monotonic() + 60
-    while len(read) < 3 * 12 and time.monotonic() < deadline:
+    while len(source.read) < expected and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(0.3)  # for a fourth, were there one
-    assert len(read) == 3 * 12
+    time.sleep(0.3)  # for one more, were there one
+    assert len(source.read) == expected
+
+
+def test_what_nobody_waits_for_is_not_read(config):
+    source, config.loader_threads, config.batch_size = Counted(0.01), 2, 100
+    batches = pipeline.training_batches(Reader(source, 0.0), config, 0)
+    next(batches)
+    del batches
+    gc.collect()
+    read = len(source.read)
+    time.sleep(0.5)  # in which a hundred were read
+    assert len(source.read) <= read + 4
+
+
+def test_labels_of_several_shapes_are_an_error(config):
+    class Mixed(Holes):
+        def __getitem__(self, index):
+            label = np.arange(20) == 3 if index == 3 else index
+            return {**super().__getitem__(index), 'label': label}
+
+    with pytest.raises(ValueError, match=r'label: \((20,)?\) beside \((20,)?\)'):
+        take(pipeline.training_batches(Reader(Mixed(()), 0.0), config, 0), 2)
 
 
 def test_the_next_picture_takes_the_place_of_one_that_cannot_be_read(config, caplog):

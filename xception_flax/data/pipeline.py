@@ -7,7 +7,10 @@ single number is enough to go on from.
 """
 
 import concurrent.futures
+import threading
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import grain
 import numpy as np
@@ -16,9 +19,7 @@ from ml_collections import ConfigDict
 from xception_flax.data import pictures
 from xception_flax.data.reader import Reader
 
-Example = dict[str, np.ndarray]
 Batch = dict[str, np.ndarray]
-BATCHES_AHEAD = 2
 
 
 def training_batches(
@@ -68,11 +69,16 @@ def _iterate(
     examples: grain.MapDataset, config: ConfigDict, host: int, hosts: int
 ) -> Iterator[Batch]:
     share = _HostShare(examples, config.batch_size, host, hosts, config.loader_threads)
-    # Two at a time, so that no thread is idle while a batch's last pictures are decoded. (Grain's
+    # Two at least, so that no thread is idle while a batch's last pictures are decoded. (Grain's
     # own prefetching of single pictures looks at all that are ready for each that it hands out:
     # most of a second for a batch of 1024.)
-    ahead = grain.ReadOptions(num_threads=BATCHES_AHEAD, prefetch_buffer_size=BATCHES_AHEAD)
-    return iter(share.to_iter_dataset(ahead))
+    count = max(2, -(-2 * config.loader_threads // share.size))
+    ahead = grain.ReadOptions(num_threads=count, prefetch_buffer_size=count)
+    batches = iter(share.to_iter_dataset(ahead))
+    # When it is given up, nobody wants what waits to be decoded. (A finalizer may run in any thread
+    # at any time: it must not take a lock, as a shutdown of the pool would.)
+    weakref.finalize(batches, setattr, share, 'wanted', False)
+    return batches
 
 
 class _HostShare(grain.MapDataset):
@@ -85,24 +91,30 @@ class _HostShare(grain.MapDataset):
         self.batch_size, self.size = batch_size, batch_size // hosts
         self.offset = host * self.size
         self.pool = concurrent.futures.ThreadPoolExecutor(threads, 'decode')
+        self.wanted = True
 
     def __len__(self) -> int:
         return len(self._parent) // self.batch_size
 
     def __getitem__(self, number: int) -> Batch:
         start = number * self.batch_size + self.offset
-        first = self.pool.submit(self._parent.__getitem__, start).result()
-        batch = {
-            name: np.empty((self.size, *value.shape), value.dtype) for name, value in first.items()
-        }
+        batch: Batch = {}
+        lock = threading.Lock()
 
-        def put(place: int, example: Example) -> None:
+        def put(place: int) -> None:
+            if not self.wanted:
+                return
+            example = self._parent[start + place]
+            with lock:
+                if not batch:  # the first that is ready says what there is
+                    for name, value in example.items():
+                        batch[name] = np.empty((self.size, *value.shape), value.dtype)
             for name, value in example.items():
+                if value.shape != batch[name].shape[1:]:
+                    raise ValueError(f'{name}: {value.shape} beside {batch[name].shape[1:]}')
                 batch[name][place] = value
 
-        put(0, first)
-        places = range(1, self.size)
-        for _ in self.pool.map(lambda place: put(place, self._parent[start + place]), places):
+        for _ in self.pool.map(put, range(self.size)):
             pass  # an error is raised here
         return batch
 
@@ -111,7 +123,7 @@ class _Training(grain.transforms.RandomMap):
     def __init__(self, reader: Reader, config: ConfigDict):
         self.reader, self.config = reader, config
 
-    def random_map(self, element: int, rng: np.random.Generator) -> Example:
+    def random_map(self, element: int, rng: np.random.Generator) -> dict[str, Any]:
         picture, record = self.reader.read_or_next(element)
         picture = pictures.for_training(picture, self.config, rng)
         return {'image': picture, 'label': np.asarray(record['label'], np.int32)}
@@ -121,7 +133,7 @@ class _Evaluation(grain.transforms.Map):
     def __init__(self, reader: Reader, config: ConfigDict):
         self.reader, self.config = reader, config
 
-    def map(self, element: int) -> Example:
+    def map(self, element: int) -> dict[str, Any]:
         config = self.config
         filling = element >= len(self.reader)
         found = None if filling else self.reader.read(element)
@@ -135,4 +147,4 @@ class _Evaluation(grain.transforms.Map):
             crops = pictures.EVALUATION_CROPS[config.crops](picture, config)
             label, mask = np.asarray(record['label'], np.int32), 1
         image = crops if config.crops > 1 else crops[0]
-        return {'image': image, 'label': label, 'mask': np.asarray(mask, np.float32)}
+        return {'image': image, 'label': label, 'mask': np.float32(mask)}

@@ -116,7 +116,7 @@ def _kernel_gradient(
         return [total + product for total, product in zip(sums, products, strict=True)], None
 
     zeros = [jnp.zeros((n, 1, width, channels), wide) for _ in offsets]
-    sums, _ = lax.scan(add_row, zeros, jnp.arange(height))
+    sums, _ = lax.scan(add_row, zeros, jnp.arange(height), unroll=2)
     return jnp.sum(jnp.stack(sums), (1, 2, 3)).reshape(kernel.shape).astype(kernel.dtype)
 
 

@@ -56,9 +56,11 @@ def forward_options(platform: str) -> dict[str, str]:
     """XLA's options for a program without gradients, for `jax.jit(..., compiler_options=...)`.
 
     Args:
-      platform: JAX's name of the kind of device.
+      platform: JAX's name of the kind of device, which is that of its default backend.
     """
     options = FORWARD_OPTIONS.get(platform, {})
+    if not options:
+        return {}
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:  # they are experimental: another version may know none

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from concurrent import futures
 from typing import Any
+from unittest import mock
 
 from absl import flags
 from rich.console import Console
@@ -85,9 +86,8 @@ def importing() -> float:
 def elsewhere(work: Callable[[], Any], cache: str, devices: int) -> Any:
     """What `work` finds in a process of its own, with a compilation cache and so many devices."""
     settings = {'JAX_COMPILATION_CACHE_DIR': cache, 'JAX_NUM_CPU_DEVICES': str(devices)}
-    with futures.ProcessPoolExecutor(
-        1, multiprocessing.get_context('spawn'), os.environ.update, (settings,)
-    ) as pool:
+    spawn = multiprocessing.get_context('spawn')
+    with mock.patch.dict(os.environ, settings), futures.ProcessPoolExecutor(1, spawn) as pool:
         return pool.submit(work).result()
 
 

@@ -116,7 +116,9 @@ def _kernel_gradient(
         return [total + product for total, product in zip(sums, products, strict=True)], None
 
     zeros = [jnp.zeros((n, 1, width, channels), wide) for _ in offsets]
-    sums, _ = lax.scan(add_row, zeros, jnp.arange(height), unroll=2)
+    # Two rows at a time are quicker where the sums are long, but take longer to compile.
+    unroll = 2 if height > 32 else 1
+    sums, _ = lax.scan(add_row, zeros, jnp.arange(height), unroll=unroll)
     return jnp.sum(jnp.stack(sums), (1, 2, 3)).reshape(kernel.shape).astype(kernel.dtype)
 
 

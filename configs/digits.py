@@ -1,8 +1,8 @@
-"""A small Xception on scikit-learn's digits: real data, no download, minutes on a laptop.
+"""A small Xception on scikit-learn's digits: real data, no download, a minute on two CPU cores.
 
     python -m xception_flax.main --config=configs/digits.py --workdir=/tmp/digits
 
-Measured: 99.17 % top-1 on the 360 test pictures (averaged weights, seed 0), in 47 s on two CPU
+Measured: 99.44 % top-1 on the 360 test images (averaged weights, seed 0), in 1 min 50 s on two CPU
 cores, compilation included.
 """
 

@@ -2,7 +2,7 @@
 
     python -m xception_flax.main --config=configs/fashion_mnist.py --workdir=/tmp/fashion
 
-Measured: 92.60 % top-1 on the 10,000 test pictures (averaged weights, seed 0), in 31 min 30 s on
+Measured: 92.60 % top-1 on the 10,000 test images (averaged weights, seed 0), in 31 min 30 s on
 two CPU cores; see experiments/fashion_mnist/.
 """
 

@@ -1,27 +1,28 @@
-"""Fine-tuning: from the weights of one task onto another, by default your own pictures.
+"""Fine-tuning: trains pretrained weights on another task, by default on your own images.
 
     python -m xception_flax.main --config=configs/finetune.py --workdir=/tmp/flowers \
         --config.init.weights=xception.weights.h5 --config.dataset.data_dir=flowers
 
     flowers/train/rose/1.jpg ...   flowers/val/rose/7.jpg ...
 
-The weights are a file of Keras or timm, or the workdir of a run. The network is the config's: where
-it is not that of the weights, the first line says what to give. The classifier is new; for the same
-classes as before, keep it by `--config.init.new_head=False`. Instead of a folder, a TFDS set:
+The weights are a file of Keras or timm, or the folder of a run. The config has to name the same
+network; otherwise the error lists the settings to add. The classifier is new; to keep it, for the
+same classes as before, give `--config.init.new_head=False`. For a TFDS set instead of a folder:
 
     --config.dataset.source=tfds --config.dataset.name=tf_flowers \
         --config.dataset.train_split='train[:80%]' --config.dataset.eval_split='train[80%:]'
 
-How much learns:
+What is trained:
 
-    --config.frozen=trunk                    the classifier alone (linear probe)
+    --config.frozen=trunk                    only the classifier (linear probe)
     --config.frozen=entry_flow,middle_flow   the exit flow and the classifier
-    --config.optimizer.layer_decay=0.8       everything, the less the further from the classifier
+    --config.optimizer.layer_decay=0.8       everything, at learning rates that fall by this factor
+                                             per block from the classifier to the stem
 
-First a probe and then everything is two runs, the second starting from the first:
+To train a probe first and then everything, start a second run from the first:
 `--config.init.weights=/tmp/probe --config.init.new_head=False`.
 
-Measured on small pictures: experiments/finetune/.
+Measured on small images: experiments/finetune/.
 """
 
 from xception_flax import config as configs

@@ -2,8 +2,8 @@
 
     python -m xception_flax.main --config=configs/imagenet_elu.py --workdir=/data/elu
 
-Paper: 78.0 % top-1 after 138,000 steps, read off Figure 10; 79.0 % with nothing between.
-Measured: not run; it takes ImageNet and a TPU.
+Paper: 78.0 % top-1 after 138,000 steps, read off Figure 10; 79.0 % with nothing between them.
+Measured: not run; we had neither ImageNet nor a TPU.
 """
 
 from xception_flax import config as configs

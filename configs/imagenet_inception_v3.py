@@ -1,12 +1,12 @@
-"""Inception V3 on ImageNet, as in the paper: the same recipe, but for L2. Table 1, Figure 6.
+"""Inception V3 on ImageNet, as in the paper: the same recipe, except for L2. Table 1, Figure 6.
 
     python -m xception_flax.main --config=configs/imagenet_inception_v3.py --workdir=/data/inception
 
 Paper: 78.2 % top-1, 94.1 % top-5, after 119,000 steps, without the auxiliary classifier.
-Measured: not run; it takes ImageNet and a TPU.
+Measured: not run; we had neither ImageNet nor a TPU.
 
-The network is slim's, whose accuracy this is; `--config.inception_v3.variant=keras1` is the one
-whose parameters Table 3 counts.
+The network is that of TF-slim, which has this accuracy; `--config.inception_v3.variant=keras1` has
+the number of parameters in Table 3.
 """
 
 from xception_flax import config as configs

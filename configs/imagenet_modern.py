@@ -1,10 +1,10 @@
-"""Xception of 2017 with a recipe of today on ImageNet: meant to pass 81 % top-1.
+"""Xception of 2017 with a recipe of today on ImageNet; the aim is 81 % top-1.
 
     python -m xception_flax.main --config=configs/imagenet_modern.py --workdir=/data/modern
 
-Paper: 79.0 % with its own recipe. No published result is of this network with this recipe; what
-speaks for 81 % is what such recipes did for its relatives: Xception65 from 79.6 to 83.2 % (timm).
-Measured: not run; it takes ImageNet and a TPU. All values are therefore guesses.
+Paper: 79.0 % with its own recipe. There is no published result of this network with this recipe;
+such recipes raised a relative, Xception65, from 79.6 to 83.2 % (timm).
+Measured: not run; we had neither ImageNet nor a TPU. All values are therefore guesses.
 
 Label smoothing, mixup, RandAugment, random erasing, cosine with warm-up, 300 epochs.
 """
@@ -18,11 +18,10 @@ def get_config():
     c.total_steps = None
     c.batch_size = 1024
 
-    c.augment.area = (0.08, 1.0)
+    c.protocol = 'timm'
     c.augment.randaugment = 2
     c.augment.magnitude = 9.0
     c.augment.random_erasing = 0.25
-    c.interpolation = 'bicubic'
     c.crop_fraction = 0.897
     c.mixup = 0.2
     c.label_smoothing = 0.1

@@ -3,7 +3,7 @@
     python -m xception_flax.main --config=configs/imagenet_no_residual.py --workdir=/data/plain
 
 Paper: 67 % top-1 after 120,000 steps, read off Figure 9; 79.0 % with them.
-Measured: not run; it takes ImageNet and a TPU.
+Measured: not run; we had neither ImageNet nor a TPU.
 """
 
 from xception_flax import config as configs

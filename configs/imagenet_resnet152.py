@@ -3,11 +3,11 @@
     python -m xception_flax.main --config=configs/imagenet_resnet152.py --workdir=/data/resnet152
 
 Paper: 77.0 % top-1, 93.3 % top-5, as its authors published.
-Measured: not run; it takes ImageNet and a TPU.
+Measured: not run; we had neither ImageNet nor a TPU.
 
-The recipe is that of He et al. (2015), section 3.4: batches of 256, rate 0.1, L2 1e-4, 600,000
-steps, no dropout. They divided the rate by 10 when the accuracy stopped improving; here that is
-every 30 epochs. The crop is Inception's, not theirs.
+The recipe is that of He et al. (2015), section 3.4: batches of 256, learning rate 0.1, L2 1e-4,
+600,000 steps, no dropout. They divided the learning rate by 10 when the accuracy stopped improving;
+here it is divided every 30 epochs. The crop is Inception's, not theirs.
 """
 
 from xception_flax import config as configs

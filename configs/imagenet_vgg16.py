@@ -3,13 +3,13 @@
     python -m xception_flax.main --config=configs/imagenet_vgg16.py --workdir=/data/vgg16
 
 Paper: 71.5 % top-1, 90.1 % top-5, as its authors published.
-Measured: not run; it takes ImageNet and a TPU.
+Measured: not run; we had neither ImageNet nor a TPU.
 
-The recipe is that of Simonyan and Zisserman (2014), section 3.1: batches of 256, rate 0.01 and L2
-5e-4 for 74 epochs. They divided the rate by 10 three times, when the accuracy stopped improving;
-here that is every 20 epochs. They began from a shallower network, and cut crops of 224 out of
-pictures of 256 to 512 pixels; here it is Glorot's initialisation, which they found to do as well,
-and Inception's crop.
+The recipe is that of Simonyan and Zisserman (2014), section 3.1: batches of 256, learning rate 0.01
+and L2 5e-4 for 74 epochs. They divided the learning rate by 10 three times, when the accuracy
+stopped improving; here it is divided every 20 epochs. They started from a shallower network; here
+it is Glorot's initialisation, which they found equally good. They took crops of 224 from images of
+256 to 512 pixels; here it is Inception's crop.
 """
 
 from xception_flax import config as configs

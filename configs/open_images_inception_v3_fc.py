@@ -4,7 +4,7 @@
         --workdir=/data/open_images_inception_v3_fc
 
 Paper: MAP@100 of 6.50 on FastEval14k, after training on JFT. See open_images.py.
-Measured: not run; it takes Open Images (565 GiB) and a TPU.
+Measured: not run; we had neither Open Images (565 GiB) nor a TPU.
 """
 
 from xception_flax import config as configs

@@ -1,1 +1,1 @@
-"""What is built on the package: studies of several runs, and reports of what they measured."""
+"""Studies of several runs, reports of their results, benchmarks, and what was measured."""

@@ -1,24 +1,29 @@
-"""Makes a page of tables and curves from what runs have measured.
+"""Makes a page of tables and curves from the results of runs.
 
   python -m experiments.report imagenet residual activation --workdir=/data/runs
   python -m experiments.report fashion_mnist --workdir=/tmp/fashion --out=report
   python -m experiments.report /tmp/digits /tmp/grid --out=report
 
-It takes studies, whose runs are in WORKDIR (see experiments.sweep), or any folders with runs. All
-numbers are read from the runs' own metrics.jsonl and config.json, and speeds from speed.json (see
-experiments.speed). What has not been run is called so. OUT (WORKDIR/report) gets report.html, one
-file that needs nothing else, and report.md with figures/.
+The arguments are studies, whose runs are in WORKDIR (see experiments.sweep), or any folders with
+runs. All numbers come from the metrics.jsonl and config.json of the runs, and speeds from
+speed.json (see experiments.speed). What was not run is marked. OUT (WORKDIR/report by default) gets
+report.html, one self-contained file, and report.md with figures/. The intervals need SciPy:
+pip install -e '.[report]'
 """
 
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import flags
 
+from xception_flax.base.errors import UserError
 from xception_flax.runtime import program
-from xception_flax.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from experiments.reporting.page import Page
 
 flags.declare_key_flag('workdir')
-flags.DEFINE_string('out', None, 'Where the pages go; WORKDIR/report by default.')
+flags.DEFINE_string('out', None, 'Folder for the pages; WORKDIR/report by default.')
 
 
 def main(*names: str) -> None:
@@ -27,18 +32,23 @@ def main(*names: str) -> None:
     Raises:
       UserError: there is no such study or folder, or a flag is missing.
     """
-    import jax  # after the flags: their mistakes are told at once
+    import jax  # here, so that mistakes in the flags are reported at once
 
-    jax.config.update('jax_platforms', 'cpu')  # leaves the accelerators to those who compute
-    from experiments.reporting.page import Page
+    jax.config.update('jax_platforms', 'cpu')  # leaves the accelerators to training
+    try:
+        from experiments.reporting.page import Page
+    except ModuleNotFoundError as error:
+        if error.name != 'scipy':
+            raise
+        raise UserError("the report needs SciPy: pip install -e '.[report]'") from None
 
     values = flags.FLAGS
     if not (values.out or values.workdir):
         raise UserError('give --out=DIR; see --help')
     page = Page(
-        'Xception and its comparison networks: what was measured',
-        "Every number is from the runs' own files, but those in columns called paper, which are "
-        "the paper's. What was not run is marked so.",
+        'Xception and its comparison networks: results',
+        'The numbers are read from the files of the runs; those in columns named "paper" are from '
+        'the paper. What was not run is marked.',
     )
     for name in names:
         add(page, name, values.workdir)
@@ -47,8 +57,12 @@ def main(*names: str) -> None:
     print(f'{out / "report.html"} and {out / "report.md"}')
 
 
-def add(page, name: str, workdir: str | None) -> None:
-    """Adds a section to the `Page`: a study's, or a folder's, of all runs in it."""
+def add(page: 'Page', name: str, workdir: str | None) -> None:
+    """Adds a section: a study, or all runs in a folder.
+
+    Raises:
+      UserError: there is no such study or folder, or a flag is missing.
+    """
     from experiments import studies
     from experiments.reporting import collect, figures, tables
 
@@ -56,13 +70,13 @@ def add(page, name: str, workdir: str | None) -> None:
     if name in studies.STUDIES or not folder.is_dir():
         study = studies.lookup(name)
         if not workdir:
-            raise UserError(f'the study {name} needs --workdir=DIR, where its runs are')
+            raise UserError(f'the study {name} needs --workdir=DIR, the folder of its runs')
         folder = pathlib.Path(workdir).expanduser()
         measured = collect.of_study(study, folder)
     else:
         measured = collect.of_folder(folder)
         variants = tuple(one.variant for one in measured)
-        curves = studies.Figure('Curves', '', {variant.name: '' for variant in variants})
+        curves = studies.PaperFigure('Curves', '', {variant.name: '' for variant in variants})
         study = studies.Study(folder.name, variants, collect.metrics(measured), None, (curves,))
     shown = [
         tables.results(study, measured),
@@ -70,9 +84,12 @@ def add(page, name: str, workdir: str | None) -> None:
         tables.costs(study, measured, collect.speed(folder)),
         tables.listing(study, measured),
     ]
-    drawings = {f.title: figures.draw(study, f, measured) for f in study.figures}
-    page.section(folder.name if name not in studies.STUDIES else name, study.title,
-                 [table for table in shown if table], drawings)  # fmt: skip
+    page.section(
+        folder.name if name not in studies.STUDIES else name,
+        study.title,
+        [table for table in shown if table],
+        {figure.title: figures.draw(study, figure, measured) for figure in study.figures},
+    )
 
 
 if __name__ == '__main__':

@@ -3,10 +3,10 @@
   python -m experiments.speed imagenet --workdir=/data/runs --set=batch_size=128
   python -m experiments.speed fashion_mnist --workdir=/tmp/fashion
 
-All networks are in one process on the same devices, and take turns: some steps of the first, some
-of the second, and so on, several times over. The pictures are random ones that are on the devices
-already, so that no data is needed and reading them does not count. The numbers go to
-WORKDIR/speed.json, where experiments.report finds them.
+All networks are in one process on the same devices and take turns: some steps of the first, some of
+the second, and so on, in several rounds. The images are random and already on the devices, so no
+data is needed and reading does not count. The numbers go to WORKDIR/speed.json, which
+experiments.report reads.
 """
 
 import json
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 flags.declare_key_flag('workdir')
 flags.DEFINE_multi_string('set', [], 'A setting of all networks: PATH=VALUE.')
-flags.DEFINE_integer('rounds', 7, 'How often each network has its turn.', lower_bound=1)
-flags.DEFINE_integer('steps', 5, 'Steps in a turn.', lower_bound=1)
+flags.DEFINE_integer('rounds', 7, 'Turns of each network.', lower_bound=1)
+flags.DEFINE_integer('steps', 5, 'Steps per turn.', lower_bound=1)
 
 
 def main(name: str) -> None:
@@ -57,20 +57,20 @@ def main(name: str) -> None:
     (workdir / 'speed.json').write_text(json.dumps(found, indent=1) + '\n')
     for name, result in found['networks'].items():
         print(
-            f'{name}: {result["steps_per_second"]:.3f} steps/s of {result["batch_size"]} '
+            f'{name}: {result["steps_per_second"]:.3f} steps/s, batches of {result["batch_size"]} '
             f'(from {min(result["turns"]):.3f} to {max(result["turns"]):.3f})'
         )
 
 
 class Network:
-    """A network in training, on a batch that stays on the devices."""
+    """A network in training, on one batch that stays on the devices."""
 
     def __init__(self, variant: 'Variant', num_classes: int | None, overrides: dict[str, Any]):
-        """Compiles its step and takes two."""
+        """Compiles the training step and takes two steps."""
         from experiments.studies import settings
+        from xception_flax.base import mesh as meshes
         from xception_flax.data import pipeline
         from xception_flax.data.reader import Reader
-        from xception_flax.runtime import mesh as meshes
         from xception_flax.training.setup import set_up
 
         config = settings.read(variant.file, {**variant.overrides, **overrides})
@@ -88,7 +88,7 @@ class Network:
         self.turns.clear()
 
     def turn(self, steps: int) -> None:
-        """Takes some steps, and notes how many a second they were."""
+        """Takes some steps, and records the steps per second."""
         import jax
 
         began = time.perf_counter()

@@ -5,14 +5,15 @@ r"""Trains the runs of a study that are not done, one after the other.
   python -m experiments.sweep grid --workdir=/tmp/grid --base=configs/digits.py \
       --vary=batch_size=64,128 --vary=schedule.learning_rate=0.05,0.1 --seeds=0,1,2
 
-Each run is a process of xception_flax.main in WORKDIR/NAME/seedN, with its output in log.txt there.
-The same command again goes on with what was interrupted. A signal is passed on to the run, which
-saves; the sweep then ends with status 75. A run that fails is told at the end, with status 1, and
-does not hold up the others. Several sweeps may work on one study: none touches what another has.
+Each run is a process of xception_flax.main in WORKDIR/NAME/seedN, which prints to log.txt there.
+The same command resumes what was interrupted. The sweep passes a signal on to the run, which saves,
+and then ends with status 75. When a run fails, the others are still trained; the sweep then reports
+the failure and ends with status 1. Several sweeps may train one study together: each skips the runs
+of the others.
 
-A long command line may stand in a file: --flagfile=FILE. What else starts runs:
+--flagfile=FILE reads a long command line from a file. Two other ways to start the runs:
 
-  --launcher=commands                         prints a line for each run that is not done
+  --launcher=commands                         prints a command for each run that is not done
   --launcher=slurm --slurm=slurm_partition=gpu --slurm=gpus_per_node=8 --slurm=timeout_min=1440
 """
 
@@ -22,8 +23,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from xception_flax.base.errors import UserError
 from xception_flax.runtime import program
-from xception_flax.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from experiments.studies.study import Study
@@ -33,9 +34,9 @@ flags.DEFINE_multi_string('set', [], 'A setting of all runs: PATH=VALUE.')
 flags.DEFINE_list('seeds', [], "Seeds, in place of the study's.")
 flags.DEFINE_string('base', None, 'grid: the config file that all runs start from.')
 flags.DEFINE_multi_string('vary', [], 'grid: values of a setting: PATH=VALUE,VALUE,...')
-flags.DEFINE_bool('dry_run', False, 'List the runs and how far they are, and start none.')
+flags.DEFINE_bool('dry_run', False, 'List the runs and their progress; start none.')
 flags.DEFINE_alias('dry-run', 'dry_run')
-flags.DEFINE_enum('launcher', 'local', ['local', 'slurm', 'commands'], 'What starts the runs.')
+flags.DEFINE_enum('launcher', 'local', ['local', 'slurm', 'commands'], 'How to start the runs.')
 flags.DEFINE_multi_string('slurm', [], "slurm: a parameter of submitit's executor: NAME=VALUE.")
 
 
@@ -44,33 +45,33 @@ def main(name: str) -> None:
 
     Raises:
       UserError: there is no such study or setting, or runs have failed.
-      Stopped: a signal came, or other processes have runs that are not done.
+      Stopped: a signal came, or other processes are training runs that are not done.
     """
-    import jax  # after the flags: their mistakes are told at once
+    import jax  # here, so that mistakes in the flags are reported at once
 
     jax.config.update('jax_platforms', 'cpu')  # leaves the accelerators to the runs
     from experiments.studies import local, settings
-    from experiments.studies.runs import runs
+    from experiments.studies.trials import trials
 
     values = flags.FLAGS
     workdir = pathlib.Path(values.workdir).expanduser().absolute()
     overrides = settings.assignments(values.set)
-    chosen = runs(_study(name), workdir, tuple(map(int, values.seeds)), overrides)
-    for run in chosen:
-        _ = run.config  # a mistake in the last run is told before the first begins
+    chosen = trials(_study(name), workdir, tuple(map(int, values.seeds)), overrides)
+    for trial in chosen:
+        _ = trial.config  # a mistake in the last run is reported before the first one starts
     if values.dry_run:
-        for run in chosen:
-            print(f'{run.name}: {run.standing()}{", in use" if local.in_use(run) else ""}')
+        for trial in chosen:
+            print(f'{trial.name}: {trial.standing()}{", in use" if local.in_use(trial) else ""}')
     elif values.launcher == 'commands':
-        for run in chosen:
-            if not run.standing().done:
-                print(shlex.join(['python', *run.command[1:]]))
+        for trial in chosen:
+            if not trial.standing().done:
+                print(shlex.join(['python', *trial.command[1:]]))
     elif values.launcher == 'slurm':
         from experiments.studies import slurm
 
         parameters = settings.assignments(values.slurm)
-        for run, job in slurm.submit(chosen, workdir / 'slurm', parameters):
-            print(f'{run.name}: job {job.job_id}')
+        for trial, job in slurm.submit(chosen, workdir / 'slurm', parameters):
+            print(f'{trial.name}: job {job.job_id}')
     else:
         local.Sweep(chosen).go()
 

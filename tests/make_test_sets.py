@@ -16,17 +16,17 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 WNIDS = ('n02123045', 'n02165456', 'n09472597')  # in ImageNet-A or -R; 281, 301, 980
-PICTURES = 2  # of each class
-VALIDATION = 6  # pictures of imagenet2012
-REAL = [[65], [970, 795], [], [809], [516], []]  # of the validation's pictures
-OPEN_IMAGES = 3  # pictures of each of the 16 training archives and of the other splits
+IMAGES = 2  # of each class
+VALIDATION = 6  # images of imagenet2012
+REAL = [[65], [970, 795], [], [809], [516], []]  # of the validation's images
+OPEN_IMAGES = 3  # images of each of the 16 training archives and of the other splits
 
 
 def jpeg(seed: str) -> bytes:
     rng = np.random.default_rng(zlib.crc32(seed.encode()))
     height, width = rng.integers(80, 120, 2)
-    picture = cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (int(width), int(height)))
-    return cv2.imencode('.jpg', picture)[1].tobytes()
+    image = cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (int(width), int(height)))
+    return cv2.imencode('.jpg', image)[1].tobytes()
 
 
 def write_tar(path: pathlib.Path, files: dict[str, bytes]) -> str:
@@ -41,7 +41,7 @@ def write_tar(path: pathlib.Path, files: dict[str, bytes]) -> str:
 def write_folders(root: pathlib.Path, folders) -> str:
     for folder in folders:
         (root / folder).mkdir(parents=True)
-        for i in range(PICTURES):
+        for i in range(IMAGES):
             (root / folder / f'{folder}_{i}.jpg').write_bytes(jpeg(f'{folder}{i}'))
     return str(root.parent)
 
@@ -90,7 +90,7 @@ def main(root: pathlib.Path) -> None:
     train = {f'{WNIDS[0]}.tar': pathlib.Path(inner).read_bytes()}
     write_tar(manual / 'ILSVRC2012_img_train.tar', train)
     (source / 'real.json').write_text(json.dumps(REAL))
-    sketch = {f'sketch/{w}/{w}_{i}.JPEG': jpeg(f'{w}{i}') for w in WNIDS for i in range(PICTURES)}
+    sketch = {f'sketch/{w}/{w}_{i}.JPEG': jpeg(f'{w}{i}') for w in WNIDS for i in range(IMAGES)}
     v2 = 'imagenetv2-matched-frequency-format-val'
     downloads = {
         'imagenet_a': write_folders(source / 'a' / 'imagenet-a', WNIDS[1:2]),

@@ -1,15 +1,13 @@
 """The program that describes a network, as a user starts it."""
 
 import json
-import sys
-import types
 
 import pytest
 
 from xception_flax import config as configs
-from xception_flax import describe
+from xception_flax.analysis import networks
+from xception_flax.base.errors import UserError
 from xception_flax.config import reading
-from xception_flax.runtime.errors import UserError
 
 XCEPTION = ('-m', 'xception_flax.describe', '--config=configs/imagenet.py')
 
@@ -18,7 +16,7 @@ def test_the_tables_say_what_the_network_costs(program, tmp_path):
     files = [tmp_path / 'xception.svg', tmp_path / 'xception.png']
     output = program(*XCEPTION, *(f'--save={file}' for file in files))
     lines = [line.split() for line in output.splitlines()]
-    assert 'xception for pictures of 299x299x3 and 1000 classes' in output
+    assert 'xception for images of 299x299x3 and 1000 classes' in output
     assert ['conv1/conv', '3x3', '/2', '149x149x32', '864', '19,181,664', '0.2%'] in lines
     assert ['middle_flow', '19x19x728', '12,911,808', '4,648,547,904', '55.6%'] in lines
     assert ['8', 'x', 'block1-8', '19x19x728', '12,911,808', '4,648,547,904', '55.6%'] in lines
@@ -49,36 +47,34 @@ def test_json_is_one_object(program):
     assert found['separable']['convolutions'] == 34
 
 
-def test_the_number_of_classes_is_the_datas_where_it_is_there():
+def test_the_number_of_classes_is_that_of_the_data_or_of_imagenet():
     config = reading.read_file('configs/digits.py')
-    assert describe.network_config(config, None, None).dataset.num_classes == 10
+    config, model = networks.choose(config, None, None)
+    assert config.dataset.num_classes == model.num_classes == 10
     config = reading.read_file('configs/imagenet.py')
     config.dataset.data_dir = '/nowhere'
-    assert describe.network_config(config, None, None).dataset.num_classes == 1000
+    assert networks.choose(config, None, None)[1].num_classes == 1000
     config.dataset.num_classes = 5
-    assert describe.network_config(config, None, None).dataset.num_classes == 5
+    assert networks.choose(config, None, None)[1].num_classes == 5
 
 
-def test_a_runs_network_is_that_of_its_config(tmp_path):
+def test_the_network_of_a_run_is_that_of_its_config(tmp_path):
     config = configs.default()
     config.dataset.num_classes, config.xception.width = 7, 0.5
     (tmp_path / 'config.json').write_text(reading.to_json(config))
-    assert describe.network_config(None, str(tmp_path), None) == config
+    found, model = networks.choose(None, str(tmp_path), None)
+    assert found == config
+    assert (model.num_classes, model.width) == (7, 0.5)
     with pytest.raises(UserError, match='holds no run'):
-        describe.network_config(None, str(tmp_path / 'other'), None)
+        networks.choose(None, str(tmp_path / 'other'), None)
 
 
-def test_weights_are_read_by_pretrained(monkeypatch):
-    module = types.ModuleType('xception_flax.pretrained')
-    module.load_pretrained = lambda path: ('model', 'variables', f'config of {path}')
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    assert describe.network_config(None, None, 'a.h5') == 'config of a.h5'
-
-
-def test_one_network_is_named():
-    for sources in ((None, None, None), (configs.default(), '/a/run', None), (None, '/a', 'b.h5')):
-        with pytest.raises(UserError, match='give one of --config, --workdir and --weights'):
-            describe.network_config(*sources)
+@pytest.mark.parametrize(
+    'flags', [[], ['--config=configs/digits.py', '--workdir=/a'], ['--workdir=/a', '--weights=b']]
+)
+def test_one_network_is_named(program, flags):
+    output = program('-m', 'xception_flax.describe', *flags, status=1)
+    assert output == 'error: give one of --config, --workdir and --weights; see --help\n'
 
 
 def test_a_drawing_of_another_kind_is_refused(program):

@@ -1,54 +1,23 @@
-"""Runs that are killed, stopped and hindered."""
+"""Runs that are stopped, killed and hindered, and what they leave."""
 
+import dataclasses
 import json
 import os
 import resource
 import shutil
 import signal
-import threading
 import time
 
-import cv2
 import jax
 import numpy as np
 import pytest
-from programs import start
-from test_main import records, weights
+from helpers import AGAIN, RUN, Program, entries, small_config, weights
 
 import xception_flax
-
-RUN = (
-    '-m', 'xception_flax.main', '--config=configs/digits.py', '--config.total_steps=60',
-    '--config.eval_steps=20', '--config.checkpoint_steps=10', '--config.log_steps=1',
-    '--config.batch_size=16', '--config.xception.middle_repeats=0', '--config.xception.width=0.05',
-    '--config.keep_last=9', '--config.schedule.name=constant', '--config.schedule.warmup_steps=1',
-)  # fmt: skip
-AGAIN = 75
-
-
-class Watched:
-    """A run whose lines are read as they come."""
-
-    def __init__(self, *args, **kwargs):
-        self.process = start(*args, **kwargs)
-        self.output = ''
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self):
-        for line in self.process.stdout:
-            self.output += line
-
-    def wait_for(self, text, count=1, seconds=120):
-        deadline = time.monotonic() + seconds
-        while self.output.count(text) < count:
-            assert time.monotonic() < deadline, self.output
-            assert self.process.poll() is None, self.output + self.process.stderr.read()
-            time.sleep(0.005)
-
-    def end(self, status):
-        self.process.wait(120)
-        assert self.process.returncode == status, self.output + self.process.stderr.read()
-        return self.output
+from xception_flax.base.errors import UserError
+from xception_flax.runtime.checkpoints import Checkpoint, Checkpoints
+from xception_flax.training import loop
+from xception_flax.training.setup import set_up
 
 
 @pytest.fixture(scope='module')
@@ -60,26 +29,39 @@ def whole(tmp_path_factory, program):
 
 
 def assert_the_same(workdir, whole):
-    assert records(workdir) == records(whole)
+    assert entries(workdir) == entries(whole)
     jax.tree.map(np.testing.assert_array_equal, weights(workdir), weights(whole))
 
 
-def test_a_run_stopped_and_killed_at_every_stage_ends_with_the_same_bits(whole, program, tmp_path):
+# Signals, and when they come: after some output, the number of times that it is there.
+STARTING = signal.SIGTERM, 'examples, 10 classes', 1
+COMPILING = signal.SIGKILL, 'compiling the training step', 1
+TRAINING = signal.SIGKILL, 'loss', 8
+TRAINING_TOO = signal.SIGINT, 'loss', 3
+SAVING = signal.SIGKILL, '5/30  ', 1
+EVALUATING = signal.SIGTERM, 'test, live', 1  # between two kinds of weights
+
+
+@pytest.mark.parametrize(
+    'stops',
+    [
+        pytest.param((TRAINING, TRAINING_TOO), id='in training'),
+        pytest.param(
+            (STARTING, COMPILING, TRAINING, TRAINING_TOO, SAVING, EVALUATING),
+            id='at every stage',
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_run_that_is_stopped_and_killed_ends_with_the_same_bits(whole, program, tmp_path, stops):
     args = (*RUN, f'--workdir={tmp_path}')
-    for number, when, count in (
-        (signal.SIGTERM, 'examples, 10 classes', 1),  # starting
-        (signal.SIGKILL, 'compiling the training step', 1),
-        (signal.SIGKILL, 'loss', 4),  # in training
-        (signal.SIGINT, 'loss', 6),
-        (signal.SIGKILL, '0/60  loss', 1),  # saving
-        (signal.SIGTERM, 'test, live', 1),  # between two kinds of weights
-    ):
-        run = Watched(*args)
+    for number, when, count in stops:
+        run = Program(*args)
         run.wait_for(when, count)
-        run.process.send_signal(number)
         if number == signal.SIGKILL:
-            run.process.wait()
+            run.kill()
             continue
+        run.signal(number)
         output = run.end(AGAIN)
         step = int(output.split('stopped at step ')[1].split(',')[0])
         assert (tmp_path / 'checkpoints' / str(step)).is_dir()
@@ -87,110 +69,122 @@ def test_a_run_stopped_and_killed_at_every_stage_ends_with_the_same_bits(whole, 
     assert_the_same(tmp_path, whole)
 
 
-def test_a_signal_in_the_evaluation_gives_it_up_and_it_is_made_up_for(program, tmp_path):
-    # 90 batches for two kinds of weights: long enough to be met.
-    args = (*RUN, f'--workdir={tmp_path}', '--config.dataset.eval_split=train')
-    run = Watched(*args)
-    run.wait_for('step 20/60')
+@pytest.mark.parametrize('steps', [15, pytest.param(30, marks=pytest.mark.slow)])
+def test_a_signal_ends_an_evaluation_which_is_done_at_the_next_start(program, tmp_path, steps):
+    # 90 batches for two kinds of weights: enough time for a signal.
+    args = (
+        *RUN, f'--workdir={tmp_path}', '--config.dataset.eval_split=train',
+        f'--config.total_steps={steps}',
+    )  # fmt: skip
+    run = Program(*args)
+    run.wait_for(f'step 15/{steps}')
     time.sleep(0.3)
-    run.process.send_signal(signal.SIGTERM)
-    assert 'stopped at step 20,' in run.end(AGAIN)
-    assert not any('weights' in r for r in records(tmp_path))
+    run.signal(signal.SIGTERM)
+    assert 'stopped at step 15,' in run.end(AGAIN)
+    assert not any('weights' in e for e in entries(tmp_path))
     program(*args)
-    found = [(r['step'], r['weights'], r['examples']) for r in records(tmp_path) if 'weights' in r]
-    assert found == [(s, w, 1437) for s in (20, 40, 60) for w in ('live', 'averaged')]
+    found = [(e['step'], e['weights'], e['examples']) for e in entries(tmp_path) if 'weights' in e]
+    evaluated = range(15, steps + 1, 15)
+    assert found == [(step, w, 1437) for step in evaluated for w in ('live', 'averaged')]
 
 
-def test_a_second_signal_ends_at_once_and_leaves_what_was_saved(whole, program, tmp_path):
-    run = Watched(*RUN, f'--workdir={tmp_path}')
-    run.wait_for('step 11/60')
-    while not (tmp_path / 'checkpoints' / '10').exists():
+def stop_twice(workdir):
+    """Sends two signals to a run that has a checkpoint; returns the step of the newest one."""
+    run = Program(*RUN, f'--workdir={workdir}')
+    run.wait_for('step 6/30')
+    while not (workdir / 'checkpoints' / '5').exists():
         time.sleep(0.005)
-    run.process.send_signal(signal.SIGSTOP)
-    run.process.send_signal(signal.SIGTERM)
-    run.process.send_signal(signal.SIGINT)
-    run.process.send_signal(signal.SIGCONT)
-    run.process.wait(20)
-    assert run.process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-    found = sorted(int(p.name) for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit())
-    output = program(*RUN, f'--workdir={tmp_path}')
-    assert f'going on from the checkpoint of step {found[-1]}' in output
+    for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+        run.signal(number)
+    assert run.status(seconds=20) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    return max(int(p.name) for p in (workdir / 'checkpoints').iterdir() if p.name.isdigit())
+
+
+def test_a_second_signal_ends_at_once_and_leaves_what_was_saved(tmp_path):
+    newest = stop_twice(tmp_path)
+    run = Program(*RUN, f'--workdir={tmp_path}')
+    run.wait_for('compiling')
+    assert f'resuming from the checkpoint of step {newest}' in run.output
+    run.kill()
+
+
+@pytest.mark.slow
+def test_a_run_that_was_ended_by_a_second_signal_ends_with_the_same_bits(whole, program, tmp_path):
+    stop_twice(tmp_path)
+    program(*RUN, f'--workdir={tmp_path}')
     assert_the_same(tmp_path, whole)
 
 
 def test_a_second_run_in_a_workdir_is_refused(program, tmp_path):
-    run = Watched(*RUN, f'--workdir={tmp_path}')
+    run = Program(*RUN, f'--workdir={tmp_path}')
     run.wait_for('compiling')
     output = program(*RUN, f'--workdir={tmp_path}', status=1)
     assert f'error: {tmp_path} is in use by another training' in output
-    run.process.kill()
-    run.process.wait()
+    run.kill()
 
 
-def test_a_run_goes_on_with_harmless_changes_and_refuses_others(whole, program, tmp_path):
+def test_a_run_resumes_with_harmless_changes_and_refuses_others(whole, program, tmp_path):
     workdir = tmp_path / 'run'
     shutil.copytree(whole, workdir)
     before = {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
-    args = ('--config.optimizer.name=adamw', '--config.xception.residual=False', '--config.seed=3')
+    args = (
+        '--config.optimizer.name=adamw', '--config.xception.residual=False', '--config.seed=3',
+        '--config.batch_size=32',
+    )  # fmt: skip
     output = program(*RUN, *args, f'--workdir={workdir}', status=1)
     for change in (
         "config.optimizer.name: 'sgd' -> 'adamw'",
         'config.xception.residual: True -> False',
         'config.seed: 0 -> 3',
+        'config.batch_size: 16 -> 32',
     ):
         assert change in output
-    assert output.splitlines()[-1].startswith(f'error: {workdir} holds a run of other settings')
+    assert output.splitlines()[-1].startswith(
+        f'error: the run in {workdir} was started with other settings'
+    )
     assert 'Traceback' not in output
     assert {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()} == before
     output = program(
-        *RUN, '--config.total_steps=62', '--config.log_steps=2', '--config.optimizer.clip_norm=1',
+        *RUN, '--config.total_steps=32', '--config.log_steps=2', '--config.optimizer.clip_norm=1',
         f'--workdir={workdir}',
     )  # fmt: skip
-    assert 'changed since the last start: config.total_steps: 60 -> 62' in output
+    assert 'changed since the last start: config.total_steps: 30 -> 32' in output
     assert 'changed since the last start: config.log_steps: 1 -> 2' in output
     assert 'changed since the last start: config.optimizer.clip_norm: 0.0 -> 1.0' in output
-    assert records(workdir)[-1]['step'] == 62
+    assert entries(workdir)[-1]['step'] == 32
 
 
-def test_a_run_goes_on_with_the_same_number_of_examples_alone(program, tmp_path):
-    for split in ('train', 'val'):
-        for label in range(10):
-            folder = tmp_path / split / str(label)
-            folder.mkdir(parents=True)
-            for i in range(2):
-                cv2.imwrite(str(folder / f'{i}.png'), np.full((20, 20), 20 * label + i, np.uint8))
-    args = (
-        *RUN, '--config.dataset.source=folder', f'--config.dataset.data_dir={tmp_path}',
-        '--config.dataset.eval_split=val', f'--workdir={tmp_path}/run',
-    )  # fmt: skip
-    program(*args, '--config.total_steps=2')
-    (tmp_path / 'train' / '3' / '1.png').unlink()
-    output = program(*args, '--config.total_steps=4', status=1)
-    assert 'error: train has 19 examples, but had 20 when the run' in output
+def test_a_run_resumes_only_with_the_same_number_of_examples(tmp_path):
+    config = small_config()
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), set_up(config).abstract_state)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(Checkpoint(dataclasses.replace(state, step=np.int32(2)), 32, examples=1438))
+    checkpoints.close()
+    with pytest.raises(UserError, match='train has 1,437 examples, but had 1,438 when the run'):
+        loop.train(config, tmp_path)
 
 
 def test_a_full_disk_ends_in_one_line_and_spares_the_last_checkpoint(whole, tmp_path):
     workdir = tmp_path / 'run'
     shutil.copytree(whole, workdir)
-    for step in range(20, 61, 10):
+    for step in range(10, 31, 5):
         shutil.rmtree(workdir / 'checkpoints' / str(step))
-    process = start(*RUN, '--config.eval_steps=60', f'--workdir={workdir}')
+    run = Program(*RUN, '--config.eval_steps=30', f'--workdir={workdir}')
     # No file may grow beyond this, as on a disk that is almost full.
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (40_000, 40_000))
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 1, out + err
-    # Around it, and into it, tensorstore's thread may tell how writing failed.
-    assert f'error: a checkpoint could not be written to {workdir}/checkpoints' in err
-    assert 'the newest whole one is of step 10' in err
-    assert err.count('error: a checkpoint') == 1
-    ours, theirs = (xception_flax.load_checkpoint(d, 10)[1] for d in (workdir, whole))
+    resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (150_000, 150_000))
+    run.end(status=1)
+    # Before, after and between its words, a thread of tensorstore may report how writing failed.
+    assert f'error: a checkpoint could not be written to {workdir}/checkpoints' in run.errors
+    assert 'the newest whole one is of step 5' in run.errors
+    assert run.errors.count('error: a checkpoint') == 1
+    ours, theirs = (xception_flax.load(d, 5).variables for d in (workdir, whole))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-@pytest.mark.parametrize('place', ['a file', 'not writable'])
-def test_a_workdir_that_cannot_be_made_is_told(program, tmp_path, place):
+@pytest.mark.parametrize('kind', ['a file', 'not writable'])
+def test_a_workdir_that_cannot_be_made_is_an_error(program, tmp_path, kind):
     parent = tmp_path / 'parent'
-    if place == 'a file':
+    if kind == 'a file':
         parent.write_text('')
     else:
         parent.mkdir(mode=0o500)
@@ -203,13 +197,14 @@ def test_a_workdir_that_cannot_be_made_is_told(program, tmp_path, place):
 
 
 class TestNotFinite:
-    """A learning rate and a weight decay that multiply the weights by -10,000 a step."""
+    """A learning rate and a weight decay that multiply the weights by -10,000 per step."""
 
     ARGS = (
-        *RUN, '--config.schedule.learning_rate=1000', '--config.optimizer.weight_decay=10',
+        *RUN, '--config.model=lenet5', '--config.image_size=32',
+        '--config.schedule.learning_rate=1000', '--config.optimizer.weight_decay=10',
     )  # fmt: skip
 
-    def test_stops_and_tells_where(self, program, tmp_path):
+    def test_the_run_stops_and_reports_the_step_and_its_examples(self, program, tmp_path):
         output = program(*self.ARGS, f'--workdir={tmp_path}', status=1)
         last = output.splitlines()[-1]
         assert last.startswith('error: step ')
@@ -220,11 +215,11 @@ class TestNotFinite:
         assert len(report['examples']) == 16
         assert not (tmp_path / 'checkpoints' / str(report['step'])).exists()
 
-    def test_skips_up_to_a_number_in_a_row(self, program, tmp_path):
+    def test_steps_are_skipped_up_to_a_number_in_a_row(self, program, tmp_path):
         output = program(
             *self.ARGS, '--config.nonfinite=skip', '--config.nonfinite_limit=4',
             f'--workdir={tmp_path}', status=1,
         )  # fmt: skip
         assert output.count('is skipped: loss') >= 3
         assert '4 in a row' in output.splitlines()[-1]
-        assert [r for r in records(tmp_path) if r.get('skipped')]
+        assert [r for r in entries(tmp_path) if r.get('skipped')]

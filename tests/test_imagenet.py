@@ -1,27 +1,27 @@
 """`configs/imagenet.py` on an `imagenet2012` that TFDS's own builder makes from small tars."""
 
 import io
-import json
 import re
+import shutil
 import tarfile
 
 import cv2
 import numpy as np
 import pytest
+from helpers import default_config, entries
 
-from xception_flax import config as configs
+from xception_flax.base.errors import UserError
 from xception_flax.data import sources
-from xception_flax.runtime.errors import UserError
 
 SYNSETS = ('n01440764', 'n02123045', 'n04285008')
 TFDS = ('-m', 'tensorflow_datasets.scripts.cli.main')  # the command `tfds`
-TRAIN, VALIDATION = 5, 7  # pictures per synset; in all
+TRAIN, VALIDATION = 5, 7  # images per synset; in all
 
 
 def jpeg(rng) -> bytes:
     height, width = rng.integers(60, 120, 2)
-    picture = cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (int(width), int(height)))
-    return cv2.imencode('.jpg', picture)[1].tobytes()
+    image = cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (int(width), int(height)))
+    return cv2.imencode('.jpg', image)[1].tobytes()
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -40,9 +40,9 @@ def data_dir(tmp_path_factory, program):
     with tarfile.open(manual / 'ILSVRC2012_img_train.tar', 'w') as tar:
         for synset in SYNSETS:
             inner = io.BytesIO()
-            with tarfile.open(fileobj=inner, mode='w') as pictures:
+            with tarfile.open(fileobj=inner, mode='w') as images:
                 for i in range(TRAIN):
-                    add(pictures, f'{synset}_{i}.JPEG', jpeg(rng))
+                    add(images, f'{synset}_{i}.JPEG', jpeg(rng))
             add(tar, f'{synset}.tar', inner.getvalue())
     with tarfile.open(manual / 'ILSVRC2012_img_val.tar', 'w') as tar:
         for i in range(1, VALIDATION + 1):
@@ -53,19 +53,16 @@ def data_dir(tmp_path_factory, program):
 
 @pytest.fixture
 def config(data_dir):
-    c = configs.default()
-    c.dataset.name = 'imagenet2012'
-    c.dataset.data_dir = str(data_dir)
-    return c
+    return default_config(dataset__name='imagenet2012', dataset__data_dir=str(data_dir))
 
 
-def test_the_built_set_has_imagenets_classes_and_labels(config):
+def test_the_built_set_has_the_classes_and_labels_of_imagenet(config):
     train, validation = (sources.load(config, split) for split in ('train', 'validation'))
     assert (len(train), len(validation)) == (len(SYNSETS) * TRAIN, VALIDATION)
     assert train.num_classes == 1000
     seen = {train.class_names[train[i]['label']] for i in range(len(train))}
     assert seen == set(SYNSETS)
-    assert isinstance(train[0]['picture'], bytes)
+    assert isinstance(train[0]['image'], bytes)
     assert '_' in train.name(0)
     # The first validation labels as ImageNet's own list has them.
     names = {validation.name(i).split('val_')[1]: i for i in range(VALIDATION)}
@@ -73,46 +70,79 @@ def test_the_built_set_has_imagenets_classes_and_labels(config):
     assert validation.class_names[first] == 'n01751748'
 
 
-def test_a_split_that_is_not_there_is_told(config):
+def test_a_missing_split_is_an_error(config):
     with pytest.raises(UserError, match=r"no split 'test'; choose from \['train', 'validation'\]"):
         sources.load(config, 'test')
 
 
-def test_a_tfrecord_set_is_converted_by_the_command_that_the_error_names(
-    config, data_dir, program, tmp_path
-):
+def converting_command(config):
+    """The command in the error for a set that is not in ArrayRecord format."""
+    with pytest.raises(UserError, match='is not in ArrayRecord format') as caught:
+        sources.load(config, 'train')
+    return re.search(r'tfds (convert_format \S+ \S+)', str(caught.value))[1].split()
+
+
+def test_the_error_for_a_tfrecord_set_has_the_command_that_converts_it(config, data_dir, tmp_path):
+    shutil.copytree(data_dir / 'imagenet2012', tmp_path / 'imagenet2012')
+    (info,) = tmp_path.rglob('dataset_info.json')
+    info.write_text(info.read_text().replace('array_record', 'tfrecord'))
+    config.dataset.data_dir = str(tmp_path)
+    assert converting_command(config) == [
+        'convert_format', f'--dataset_version_dir={info.parent}', '--out_file_format=array_record',
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_command_converts_a_tfrecord_set(config, data_dir, program, tmp_path):
     (tmp_path / 'downloads').symlink_to(data_dir / 'downloads')
     program(*TFDS, 'build', 'imagenet2012', f'--data_dir={tmp_path}')
     config.dataset.data_dir = str(tmp_path)
-    with pytest.raises(UserError, match='is not in ArrayRecord format') as caught:
-        sources.load(config, 'train')
-    command = re.search(r'tfds (convert_format \S+ \S+)', str(caught.value))[1]
-    program(*TFDS, *command.split())
+    program(*TFDS, *converting_command(config))
     train = sources.load(config, 'train')
     assert len(train) == len(SYNSETS) * TRAIN
-    assert train[0]['picture'].startswith(b'\xff\xd8')
+    assert train[0]['image'].startswith(b'\xff\xd8')
 
 
-def test_the_papers_config_trains_evaluates_and_resumes(data_dir, program, tmp_path):
+@pytest.mark.parametrize(
+    ('settings', 'network'),
+    [
+        pytest.param(
+            (
+                '--config.xception.width=0.05', '--config.xception.middle_repeats=0',
+                '--config.image_size=71',
+            ),
+            'images of 71x71, bfloat16',
+            id='smaller',
+        ),
+        pytest.param(
+            (),
+            '22,855,952 trainable parameters, images of 299x299, bfloat16',
+            id='as it is',
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_the_config_of_the_paper_trains_evaluates_and_resumes(
+    data_dir, program, tmp_path, settings, network
+):
     # A TensorFlow that fails when it is imported: nothing that trains may need it.
     (tmp_path / 'no_tensorflow' / 'tensorflow').mkdir(parents=True)
     trap = tmp_path / 'no_tensorflow' / 'tensorflow' / '__init__.py'
     trap.write_text('raise ImportError("imported while training")')
     args = (
         '-m', 'xception_flax.main', '--config=configs/imagenet.py',
-        f'--config.dataset.data_dir={data_dir}', '--config.batch_size=2',
+        f'--config.dataset.data_dir={data_dir}', '--config.batch_size=2', *settings,
         f'--workdir={tmp_path}/run',
     )  # fmt: skip
-    env = {'PYTHONPATH': str(tmp_path / 'no_tensorflow'), 'JAX_NUM_CPU_DEVICES': '1'}
-    output = program(*args, '--config.total_steps=2', **env)
-    assert '22,855,952 trainable parameters, pictures of 299x299, bfloat16' in output
+    path = str(tmp_path / 'no_tensorflow')
+    output = program(*args, '--config.total_steps=2', devices=1, fresh=True, PYTHONPATH=path)
+    assert network in output
     assert '15 train and 7 validation examples, 1000 classes' in output
-    output = program(*args, '--config.total_steps=3', **env)
-    assert 'going on from the checkpoint of step 2' in output
+    output = program(*args, '--config.total_steps=3', devices=1)
+    assert 'resuming from the checkpoint of step 2' in output
 
-    lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
-    found = [json.loads(line) for line in lines]
-    evaluations = [(r['step'], r['weights'], r['examples']) for r in found if 'weights' in r]
+    found = entries(tmp_path / 'run')
+    evaluations = [(e['step'], e['weights'], e['examples']) for e in found if 'weights' in e]
     assert evaluations == [(s, w, VALIDATION) for s in (2, 3) for w in ('live', 'averaged')]
-    assert all(0 < r['loss'] < 50 for r in found)
+    assert all(0 < e['loss'] < 50 for e in found)
     assert found[0]['learning_rate'] == pytest.approx(0.045)

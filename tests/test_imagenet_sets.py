@@ -1,33 +1,30 @@
-"""The test sets of today, and Open Images, as TFDS's own builders make them from little data."""
+"""Test sets with the classes of ImageNet, and Open Images, built by TFDS from little data."""
 
 import functools
 import json
 import re
-import socket
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from programs import start
+from helpers import Program, default_config, free_port
 
-from xception_flax import config as configs
-from xception_flax.config.checks import build_model
-from xception_flax.data import imagenet_sets, pictures, sources
+from xception_flax.base import mesh as meshes
+from xception_flax.base.errors import UserError
+from xception_flax.data import imagenet_sets, images, sources
 from xception_flax.data.reader import Reader, read
 from xception_flax.data.scaling import scale
 from xception_flax.inference.classes import imagenet_classes
-from xception_flax.runtime import mesh as meshes
+from xception_flax.models import build_model
 from xception_flax.runtime import workdirs
-from xception_flax.runtime.checkpoints import Checkpoint, Checkpoints
-from xception_flax.runtime.errors import UserError
+from xception_flax.runtime.checkpoints import Checkpoint, Checkpoints, TrainState
 from xception_flax.runtime.progress import Progress
 from xception_flax.training import evaluation
-from xception_flax.training.state import TrainState
 
 MESH = meshes.make_mesh()
-SETS = {  # with the number of pictures
+SETS = {  # with the number of images
     'imagenet_a': ('test', 2),
     'imagenet_r': ('test', 2),
     'imagenet_v2/matched-frequency': ('test', 4),
@@ -46,16 +43,16 @@ def data_dir(tmp_path_factory, program):
 
 
 def settings(data_dir, name='imagenet2012', **dataset):
-    c = configs.default()
-    c.dataset.name, c.dataset.data_dir = name, str(data_dir)
+    c = default_config(
+        model='lenet5', image_size=32, batch_size=4, total_steps=1, ema_decay=0.0,
+        dataset__name=name, dataset__data_dir=str(data_dir),
+    )  # fmt: skip
     c.dataset.update(dataset)
-    c.image_size, c.batch_size, c.total_steps = 32, 4, 1
-    c.model, c.ema_decay = 'lenet5', 0.0
     return c
 
 
 class Linear(nn.Module):
-    """A classifier of small pictures that needs no time."""
+    """A classifier of small images that needs no time."""
 
     num_classes: int
 
@@ -71,19 +68,20 @@ def untrained(classes):
 
 
 def evaluate(c, split='validation'):
-    """What `evaluate` finds; the logits `[N, C]` and the labels of all pictures."""
+    """The results of `evaluate`; the logits `[N, C]` and the labels of all images."""
     source = sources.load(c, split)
     model, variables = untrained(source.num_classes)
     if imagenet_sets.is_cropped(c.dataset.name):
         c.crop_fraction = 1.0
-    step = evaluation.compiled_step(model, c, MESH, source)
+    task = evaluation.task_of(c, source)
+    step = evaluation.compiled_step(model, c, MESH, task)
     found = evaluation.evaluate(
-        step, {'live': variables}, Reader(source, 0), c, MESH, Progress(0, False)
+        step, {'live': variables}, Reader(source, 0), c, MESH, Progress(0, False), task
     )
     prepared, labels = [], []
     for i in range(len(source)):
-        picture, record = read(source, i)
-        prepared.append(pictures.for_evaluation(picture, c))
+        image, record = read(source, i)
+        prepared.append(images.for_evaluation(image, c))
         labels.append(record['label'])
     logits = model.apply(variables, scale(np.stack(prepared), 'tf'), train=False)
     return found['live'], np.asarray(logits), labels
@@ -99,7 +97,7 @@ def test_sets_of_all_classes_are_measured_as_imagenet_is(data_dir, name):
     assert found['loss'] == pytest.approx(-float(log_probabilities.mean()), rel=1e-5)
 
 
-def test_corrupted_pictures_are_taken_as_they_are(data_dir):
+def test_corrupted_images_are_taken_as_they_are(data_dir):
     name = 'imagenet2012_corrupted/contrast_5'
     found, logits, labels = evaluate(settings(data_dir, name))
     assert found['examples'] == SETS[name][1]
@@ -139,7 +137,7 @@ def test_the_subsets_are_the_authors(data_dir):
     assert imagenet_sets.classes('imagenet_v2/topimages') == ()
 
 
-def test_real_counts_any_of_a_pictures_labels_and_leaves_out_those_without(data_dir):
+def test_real_counts_any_label_of_an_image_and_leaves_out_images_without(data_dir):
     c = settings(data_dir, 'imagenet2012_real')
     found, logits, labels = evaluate(c)
     source = sources.load(c, 'validation')
@@ -151,12 +149,12 @@ def test_real_counts_any_of_a_pictures_labels_and_leaves_out_those_without(data_
     for k in (1, 5):
         best = np.argsort(-logits, 1)[:, :k]
         assert found[f'top{k}'] == np.mean([labels[i][best[i]].any() for i in labelled])
-    shares = np.stack([labels[i] / labels[i].sum() for i in labelled])
-    expected = -(shares * np.asarray(jax.nn.log_softmax(logits[labelled]))).sum(1).mean()
+    targets = np.stack([labels[i] / labels[i].sum() for i in labelled])
+    expected = -(targets * np.asarray(jax.nn.log_softmax(logits[labelled]))).sum(1).mean()
     assert found['loss'] == pytest.approx(expected, rel=1e-5)
 
 
-def test_real_knows_the_original_label_too_when_asked(data_dir):
+def test_an_unknown_label_feature_is_an_error(data_dir):
     with pytest.raises(UserError, match=r"has no 'lable' but \['real_label'\]"):
         sources.load(settings(data_dir, 'imagenet2012_real', label='lable'), 'validation')
 
@@ -164,7 +162,7 @@ def test_real_knows_the_original_label_too_when_asked(data_dir):
 @pytest.mark.parametrize(
     ('settings_', 'classes', 'expected'),
     [
-        # Pictures 0 to 2 of an archive have: the first class surely, surely not, surely; and the
+        # Images 0 to 2 of an archive have: the first class surely, surely not, surely; and the
         # second with .6, .7 and .8.
         ({}, 7186, [{0, 1}, {1}, {0, 1}]),
         ({'confidence': 0.7}, 7186, [{0}, {1}, {0, 1}]),
@@ -172,7 +170,7 @@ def test_real_knows_the_original_label_too_when_asked(data_dir):
         ({'label': 'objects'}, 19995, [{0, 1}, {1}, {0, 1}]),
     ],
 )
-def test_open_images_has_several_classes_a_picture(data_dir, settings_, classes, expected):
+def test_open_images_are_multi_label(data_dir, settings_, classes, expected):
     source = sources.load(settings(data_dir, 'open_images_v4/200k', **settings_), 'train')
     assert len(source) == 16 * 3
     assert source.num_classes == classes
@@ -192,15 +190,15 @@ def test_map_is_measured_on_open_images_with_its_class_weights(data_dir, tmp_pat
     (tmp_path / 'weights.json').write_text(json.dumps({name: 3.5}))
     c.dataset.class_weights = str(tmp_path / 'weights.json')
     found, logits, _ = evaluate(c, 'test')
-    # Each of the three pictures has the only class that weighs anything; and 100 are looked at.
+    # Each of the three images has the only class that weighs anything; and 100 are looked at.
     order = np.argsort(-logits, 1)
     ranks = [order[i].tolist().index(1) for i in range(3)]
     hits = [rank < 100 for rank in ranks]
-    by_picture = [
+    by_image = [
         np.sum([source[i]['label'][c] for c in order[i, : r + 1]]) / (r + 1) if hit else 0
         for i, (r, hit) in enumerate(zip(ranks, hits, strict=True))
     ]
-    assert found['map100_pictures'] == pytest.approx(np.mean(by_picture), rel=1e-5)
+    assert found['map100_pictures'] == pytest.approx(np.mean(by_image), rel=1e-5)
     assert found['map100_classes'] == pytest.approx(sum(hits) / 3, rel=1e-9)
     assert found['examples'] == 3
 
@@ -211,7 +209,7 @@ def test_ten_crops_average_probabilities(data_dir):
     model, variables = untrained(1000)
     means = []
     for i in range(len(source)):
-        crops = pictures.ten_crops(read(source, i)[0], c)
+        crops = images.ten_crops(read(source, i)[0], c)
         logits = model.apply(variables, scale(crops, 'tf'), train=False)
         means.append(jax.nn.softmax(logits).mean(0))
     labels = [source[i]['label'] for i in range(len(source))]
@@ -239,12 +237,12 @@ def workdir(data_dir, tmp_path_factory):
     return folder
 
 
-def test_a_list_of_pictures_is_left_out(workdir, program, tmp_path):
+def test_a_list_of_images_is_left_out(workdir, program, tmp_path):
     (tmp_path / 'blacklist.txt').write_text('2\nILSVRC2012_val_00000004.JPEG\n\n60000\n')
     args = ('-m', 'xception_flax.evaluate', f'--workdir={workdir}', '--crops=10')
     output = program(*args, f'--exclude={tmp_path}/blacklist.txt', devices=1)
-    assert '2 of 6 pictures are excluded' in output
-    assert "blacklist.txt: there is no picture '60000'" in output
+    assert '2 of 6 images are excluded' in output
+    assert "blacklist.txt: there is no image '60000'" in output
     assert '(4 examples)' in output
 
 
@@ -255,13 +253,9 @@ def test_two_processes_measure_the_same_as_one(workdir, data_dir, program):
         '--config.image_size=32', '--config.batch_size=4',
     )  # fmt: skip
     alone = program(*args, devices=2)
-    assert re.search(r'MAP@100 0\.\d{4} \(over pictures\)  0\.\d{4} \(over classes\)', alone)
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = free.getsockname()[1]
-    group = (*args, f'--coordinator=localhost:{port}', '--processes=2')
-    pair = [start(*group, f'--process={i}', devices=1) for i in range(2)]
-    outputs = [process.communicate(timeout=300) for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], outputs
+    assert re.search(r'MAP@100 over images 0\.\d{4}  MAP@100 over classes 0\.\d{4}', alone)
+    group = (*args, f'--coordinator=localhost:{free_port()}', '--processes=2')
+    pair = [Program(*group, f'--process={i}', devices=1) for i in range(2)]
+    outputs = [run.end() for run in pair]
     (line,) = re.findall('validation, live weights: .*', alone)
-    assert line in outputs[0][0]
+    assert line in outputs[0]

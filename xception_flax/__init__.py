@@ -1,40 +1,32 @@
 """Xception in JAX: the networks, their training and their comparison.
 
-The public names are imported when first used, so that `import xception_flax` itself is quick.
+The public names are imported when first used, so `import xception_flax` itself is fast.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xception_flax.inference import predict, preprocess
+    from xception_flax.base.errors import UserError
     from xception_flax.models import create_model
-    from xception_flax.pretrained import load_pretrained, save_pretrained
-    from xception_flax.runtime.checkpoints import load_checkpoint
-    from xception_flax.runtime.errors import UserError
+    from xception_flax.weights import Trained, load
 
-__version__ = '0.1.0'
-__all__ = [
-    'UserError', 'create_model', 'load_checkpoint', 'load_pretrained', 'predict', 'preprocess',
-    'save_pretrained',
-]  # fmt: skip
+__version__ = '0.2.0'
+__all__ = ['Trained', 'UserError', 'create_model', 'load']
 
-_HOMES = {
-    'UserError': 'xception_flax.runtime.errors',
+_MODULES = {
+    'Trained': 'xception_flax.weights',
+    'UserError': 'xception_flax.base.errors',
     'create_model': 'xception_flax.models',
-    'load_checkpoint': 'xception_flax.runtime.checkpoints',
-    'load_pretrained': 'xception_flax.pretrained',
-    'predict': 'xception_flax.inference',  # not the program xception_flax/predict.py
-    'preprocess': 'xception_flax.inference',
-    'save_pretrained': 'xception_flax.pretrained',
+    'load': 'xception_flax.weights',
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODULES])

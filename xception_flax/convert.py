@@ -1,41 +1,52 @@
-"""Converts weights: from Keras, timm or a run, to Keras, timm, a workdir or a program.
+"""Converts trained networks: from Keras, timm or a run, to Keras, timm, a run or a program.
 
-  python -m xception_flax.convert xception.weights.h5 /data/xception     # for evaluate, predict
-  python -m xception_flax.convert /tmp/run xception.weights.h5           # for Keras (needs Keras)
-  python -m xception_flax.convert /tmp/run xception.safetensors          # for timm
-  python -m xception_flax.convert keras/xception /data/xception          # Keras's own, downloaded
-  python -m xception_flax.convert /tmp/run xception.onnx           # a program; or .stablehlo
+  python -m xception_flax.convert xception.weights.h5 /data/xception   # for evaluate, predict
+  python -m xception_flax.convert /tmp/run xception.weights.h5         # for Keras (needs Keras)
+  python -m xception_flax.convert /tmp/run xception.safetensors        # for timm
+  python -m xception_flax.convert keras/xception /data/xception        # published, downloaded
+  python -m xception_flax.convert /tmp/run xception.onnx               # a program; or .stablehlo
+  python -m xception_flax.convert --list                               # all published weights
 
-SOURCE is a file (.h5, .weights.h5, .keras; .safetensors, .pth), a workdir (its newest checkpoint,
-averaged weights), a published name (python -m xception_flax.pretrained lists them), or
-NAME=FILE. TARGET's ending says what it becomes.
+SOURCE is a file (.h5, .weights.h5, .keras; .safetensors, .pth), the folder of a run (its newest
+checkpoint, averaged weights), a published name, or NAME=FILE. The ending of TARGET says the format.
 """
 
-import pathlib
-import shutil
 import sys
 
+from absl import flags
+
+from xception_flax.base.errors import UserError
 from xception_flax.runtime import program
 
+flags.DEFINE_bool('list', False, 'Print the published weights, with accuracy and licence.')
 
-def main(source: str, target: str) -> None:
+
+def main(*arguments: str) -> None:
     """Converts by the arguments."""
-    import jax  # after the flags: their mistakes are told at once
+    if flags.FLAGS.list:
+        from xception_flax.weights import published
 
-    from xception_flax import pretrained
+        print(published.table())
+        return
+    if len(arguments) != 2:
+        raise UserError('give SOURCE and TARGET; see --help')
+    source, target = arguments
 
-    pretrained.check_target(target)
-    model, variables, config = pretrained.load_pretrained(source)
-    count = sum(x.size for x in jax.tree.leaves(variables['params']))
-    print(f'{source}: {config.model}, {config.dataset.num_classes} classes, {count:,} parameters')
-    pretrained.save_pretrained(target, model, variables, config)
-    names = pathlib.Path(source).expanduser() / 'classes.json'
-    if names.is_file() and pathlib.Path(target).is_dir():
-        shutil.copy(names, target)
+    import jax
+
+    from xception_flax.weights import saving
+    from xception_flax.weights.loading import allow_float64, load
+
+    saving.check_target(target)
+    allow_float64(source)
+    net = load(source)
+    count = sum(x.size for x in jax.tree.leaves(net.variables['params']))
+    print(f'{source}: {net.config.model}, {net.model.num_classes} classes, {count:,} parameters')
+    net.save(target)
     print(f'written to {target}')
-    for line in pretrained.differences(target, model, config):
+    for line in saving.differences(target, net.model, net.config):
         print(f'note: {line}', file=sys.stderr)
 
 
 if __name__ == '__main__':
-    program.run(main, alone=True, arguments='SOURCE TARGET')
+    program.run(main, alone=True, arguments='[SOURCE TARGET]')

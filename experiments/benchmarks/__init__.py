@@ -1,1 +1,1 @@
-"""How quick it is, measured beside others in one run; extra `[bench]`."""
+"""Benchmarks of speed and memory beside other libraries; extra `[bench]`."""

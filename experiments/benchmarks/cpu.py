@@ -2,9 +2,9 @@
 
   pip install -e '.[bench]' && python -m experiments.benchmarks.cpu --output=cpu.json
 
-Each is in a process of its own, and they take turns: some calls of the first, some of the second,
-and so on, several times over; the figures are medians over the turns. Nothing else should run on
-the machine. What is not installed is left out.
+Each has a process of its own, and they take turns: some calls of the first, some of the second, and
+so on, in several rounds. The results are medians over the turns. Nothing else should run on the
+machine. Libraries that are not installed are left out.
 """
 
 import os
@@ -16,9 +16,12 @@ from rich.table import Table
 
 from experiments.benchmarks import turns
 from experiments.benchmarks.networks import CONTENDERS
+from xception_flax.runtime import program
 
-flags.DEFINE_list('batches', ['4', '16'], 'Pictures in a batch.')
-flags.DEFINE_multi_enum('task', ['training', 'inference'], ['training', 'inference'], 'What to do.')
+flags.DEFINE_list('batches', ['4', '16'], 'Images per batch.')
+flags.DEFINE_multi_enum(
+    'task', ['training', 'inference'], ['training', 'inference'], 'What to measure.'
+)
 turns.define_flags(CONTENDERS)
 flags.adopt_module_key_flags(turns)
 
@@ -37,8 +40,8 @@ def main() -> None:
         for name in chosen:
             row = []
             for batch in values.batches:
-                figures = results[task][batch][name]
-                row += [f'{figures["images_per_second"]:.2f}', f'{figures["first_call"]:.1f}']
+                found = results[task][batch][name]
+                row += [f'{found["images_per_second"]:.2f}', f'{found["first_call"]:.1f}']
             table.add_row(CONTENDERS[name][0], *row)
         console.print(table)
     turns.publish(results, console)
@@ -58,4 +61,4 @@ def _measure(task: str, batch: int, names: list[str]) -> dict[str, dict[str, Any
 
 
 if __name__ == '__main__':
-    turns.run(main)
+    program.run(main, alone=True)

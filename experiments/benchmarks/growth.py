@@ -1,10 +1,10 @@
-"""How a training step of Xception grows with batch, picture, width and devices; float32, on CPU.
+"""Time and memory of Xception's training step over batch, image, width and devices; float32, CPU.
 
-  python -m experiments.benchmarks.growth --output=growth.json --picture=growth.png
+  python -m experiments.benchmarks.growth --output=growth.json --image=growth.png
 
-From one point, four pictures of 299x299 on one device, one thing is changed at a time; that of the
-devices, which are simulated ones on the same cores, with a batch of eight. The points of a row take
-turns, each in a process of its own. Memory is the most that the process ever took, compiling
+The base is a batch of four images of 299x299 on one device; each row changes one quantity. The row
+of devices has a batch of eight, and its devices are simulated on the same cores. The points of a
+row take turns, each in a process of its own. Memory is the peak of the process, compilation
 included. Nothing else should run on the machine.
 """
 
@@ -19,19 +19,20 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks import turns
+from xception_flax.runtime import program
 
 BATCH = 4
-# What grows: in words, the batch, its setting (the batch is none), and the values.
+# By name: label of the axis, batch size (None if it is what changes), setting, values.
 ROWS: dict[str, tuple[str, int | None, str, tuple[float, ...]]] = {
-    'batch': ('pictures in a batch', None, '', (1, 2, 4, 8, 16)),
-    'size': ('side of a picture, pixels', BATCH, 'image_size', (107, 149, 203, 299, 427)),
+    'batch': ('images per batch', None, '', (1, 2, 4, 8, 16)),
+    'size': ('side of an image, pixels', BATCH, 'image_size', (107, 149, 203, 299, 427)),
     'width': ('width of the network', BATCH, 'xception.width', (0.25, 0.5, 1.0, 1.5)),
     'devices': ('simulated devices', 8, 'devices', (1, 2, 4, 8)),
 }
 COLOUR = '#1f6fb2'
 
-flags.DEFINE_multi_enum('row', list(ROWS), list(ROWS), 'What to change.')
-flags.DEFINE_string('picture', None, 'A PNG or SVG file for the curves.')
+flags.DEFINE_multi_enum('row', list(ROWS), list(ROWS), 'Quantities to change.')
+flags.DEFINE_string('image', None, 'A PNG or SVG file for the curves.')
 turns.define_flags()
 flags.adopt_module_key_flags(turns)
 
@@ -58,12 +59,12 @@ def main() -> None:
             table.add_row(f'{value:g}', f'{statistics.median(steps):.3f}', f'{memory / 2**30:.2f}')
         console.print(table)
     turns.publish(results, console)
-    if values.picture:
-        draw(results, values.row, pathlib.Path(values.picture))
+    if values.image:
+        draw(results, values.row, pathlib.Path(values.image))
 
 
 def draw(results: dict[str, Any], rows: list[str], file: pathlib.Path) -> None:
-    """Draws the time of a step, and its memory, over what was changed."""
+    """Draws time and memory of a step over each changed quantity."""
     figure = Figure(figsize=(3 * len(rows), 5.4), layout='constrained')
     figure.suptitle(f'Training step of Xception, float32, {results["machine"]}')
     grid = figure.subplots(2, len(rows), squeeze=False, sharex='col')
@@ -81,10 +82,10 @@ def draw(results: dict[str, Any], rows: list[str], file: pathlib.Path) -> None:
             axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
             axes.grid(alpha=0.3)
             axes.spines[['top', 'right']].set_visible(False)
-    grid[0, 0].set_ylabel('seconds a step')
-    grid[1, 0].set_ylabel('GiB of the process')
+    grid[0, 0].set_ylabel('seconds per step')
+    grid[1, 0].set_ylabel('peak memory, GiB')
     figure.savefig(file, dpi=120)
 
 
 if __name__ == '__main__':
-    turns.run(main)
+    program.run(main, alone=True)

@@ -3,10 +3,10 @@
   pip install -e '.[bench]' && python -m experiments.benchmarks.input --output=input.json
   python -m experiments.benchmarks.input --data=/data/train    # your own: folders of JPEG files
 
-All do the same to a picture: a random crop (5 to 100 % of its area), bilinear resizing, a random
-mirror image, uint8. Each is in a process of its own, and they take turns. What is measured is
-pictures per CPU second: seconds by the clock would say little, as some read ahead while others have
-their turn. Files are in the system's cache after the first turn. What is not installed is left out.
+All apply the same augmentation: a random crop (5 to 100 % of the area), bilinear resizing, a random
+horizontal flip, uint8. Each has a process of its own, and they take turns. The measure is images
+per CPU second; wall time would mislead, as some read ahead during the turns of others. The system
+caches the files in the first turn. Libraries that are not installed are left out.
 """
 
 import pathlib
@@ -19,9 +19,12 @@ from rich.table import Table
 
 from experiments.benchmarks import loaders, turns
 from experiments.benchmarks.loaders import CONTENDERS
+from xception_flax.runtime import program
 
-flags.DEFINE_string('data', None, 'Folder of folders of *.jpg; by default some are made, 500x375.')
-flags.DEFINE_integer('batch', 128, 'Pictures in a batch.', lower_bound=1)
+flags.DEFINE_string(
+    'data', None, 'Folder of class folders of *.jpg; by default 512 files are made.'
+)
+flags.DEFINE_integer('batch', 128, 'Images per batch.', lower_bound=1)
 turns.define_flags(CONTENDERS)
 flags.adopt_module_key_flags(turns)
 
@@ -33,7 +36,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = pathlib.Path(values.data or f'{made}/train').expanduser().absolute()
         if not values.data:
-            loaders.make_pictures(folder, 512)
+            loaders.make_images(folder, 512)
         arguments = {name: (name, folder, values.batch) for name in names}
         module = 'experiments.benchmarks.loaders'
         contenders = turns.take(module, arguments, values.batch)
@@ -47,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    turns.run(main)
+    program.run(main, alone=True)

@@ -1,11 +1,12 @@
-"""Training batches of JPEG files in several libraries, for `experiments.benchmarks.input`.
+"""Training batches of JPEG files by several libraries, for `experiments.benchmarks.input`.
 
-python -m experiments.benchmarks.loaders NAME FOLDER BATCH
+  python -m experiments.benchmarks.loaders NAME FOLDER BATCH
+
+NAME is one of `CONTENDERS`; the benchmark starts this program and times it.
 """
 
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,11 +19,11 @@ AREA, ASPECT = (0.05, 1.0), (3 / 4, 4 / 3)  # of a crop
 
 
 def xception_flax(folder: str, batch: int) -> Iterator[np.ndarray]:
-    """This project: what training reads."""
+    """This project: the batches of training."""
     from experiments.studies import settings
+    from xception_flax.base import memory
     from xception_flax.data import pipeline, sources
     from xception_flax.data.reader import Reader
-    from xception_flax.runtime import memory
 
     memory.keep_freed()  # as the programs do
     path = pathlib.Path(folder)
@@ -38,7 +39,7 @@ def xception_flax(folder: str, batch: int) -> Iterator[np.ndarray]:
 
 
 def tf_data(folder: str, batch: int) -> Iterator[np.ndarray]:
-    """The input of TensorFlow's examples: only the crop is decoded."""
+    """The pipeline of TensorFlow's examples, which decodes only the crop."""
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     import tensorflow as tf
 
@@ -53,18 +54,18 @@ def tf_data(folder: str, batch: int) -> Iterator[np.ndarray]:
             use_image_if_no_bounding_boxes=True,
         )
         window = tf.concat([begin[:2], size[:2]], 0)
-        picture = tf.image.decode_and_crop_jpeg(data, window, channels=3)
-        picture = tf.image.resize(picture, (SIZE, SIZE))
-        picture = tf.image.random_flip_left_right(picture)
-        return tf.cast(picture, tf.uint8)
+        image = tf.image.decode_and_crop_jpeg(data, window, channels=3)
+        image = tf.image.resize(image, (SIZE, SIZE))
+        image = tf.image.random_flip_left_right(image)
+        return tf.cast(image, tf.uint8)
 
     files = tf.data.Dataset.list_files(f'{folder}/*/*.jpg').cache().repeat()
-    pictures = files.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
-    yield from pictures.batch(batch).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    images = files.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    yield from images.batch(batch).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
 def torchvision(folder: str, batch: int) -> Iterator[np.ndarray]:
-    """Pillow, by torchvision, in one process: so no picture is handed from one to another."""
+    """Pillow by torchvision, in one process: no image is copied between processes."""
     import torch
     from torchvision import datasets, transforms
 
@@ -85,15 +86,15 @@ def torchvision(folder: str, batch: int) -> Iterator[np.ndarray]:
 
 
 CONTENDERS: dict[str, tuple[str, tuple[str, ...], Callable[[str, int], Iterator[np.ndarray]]]] = {
-    # by name: what it is, the packages whose versions count, and what gives its batches
+    # by name: label, packages that it needs, function that gives its batches
     'ours': ('xception_flax', ('grain', 'opencv-python-headless'), xception_flax),
     'tf_data': ('tf.data', ('tensorflow',), tf_data),
     'torchvision': ('torchvision, Pillow (one process)', ('torchvision', 'pillow'), torchvision),
 }
 
 
-def make_pictures(folder: pathlib.Path, count: int) -> None:
-    """Writes JPEGs of 500x375: windows of scikit-learn's two photographs, at quality 95."""
+def make_images(folder: pathlib.Path, count: int) -> None:
+    """Writes `count` JPEGs of 500x375: crops of scikit-learn's two photographs, at quality 95."""
     import cv2
     from sklearn.datasets import load_sample_images
 
@@ -113,5 +114,5 @@ def make_pictures(folder: pathlib.Path, count: int) -> None:
 
 
 if __name__ == '__main__':
-    chosen, where, size = sys.argv[1:]
+    chosen, where, size = turns.arguments(__doc__)
     turns.serve(lambda: CONTENDERS[chosen][2](where, int(size)).__next__)

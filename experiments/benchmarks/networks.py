@@ -1,13 +1,12 @@
-"""Xception in several libraries, for the benchmarks beside this file.
+"""Xception in several libraries, for the other benchmarks in this folder.
 
-python -m experiments.benchmarks.networks NAME training|inference BATCH [PATH=VALUE...]
+  python -m experiments.benchmarks.networks NAME training|inference BATCH [PATH=VALUE...]
 
-Settings are for this project's own.
+PATH=VALUE are settings of this project's networks.
 """
 
 import os
 import resource
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,13 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 SIZE, CLASSES = 299, 1000
-RATE, MOMENTUM = 0.045, 0.9
+LEARNING_RATE, MOMENTUM = 0.045, 0.9
 FILES = {'xception': 'configs/imagenet.py', 'inception_v3': 'configs/imagenet_inception_v3.py'}
-Call = Callable[[], object]  # does one step, or classifies one batch, and waits for the end
+Call = Callable[[], object]  # takes one step or classifies one batch, and waits for the result
 
 
-def pictures(batch: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """Random pictures `[N, size, size, 3]` uint8 and labels `[N]`."""
+def random_batch(batch: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """Random images `[N, size, size, 3]` uint8 and labels `[N]`."""
     rng = np.random.default_rng(0)
     return (
         rng.integers(0, 256, (batch, size, size, 3), np.uint8),
@@ -34,14 +33,14 @@ def pictures(batch: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
 
 
 def config(model: str, batch: int, **overrides: Any) -> 'ConfigDict':
-    """Training as plain as the others': SGD with momentum, no decay, averages or dropout."""
+    """The recipe of all contenders: SGD with momentum; no weight decay, averaging or dropout."""
     from experiments.studies import settings
 
     plain = {
         'dataset.source': 'synthetic', 'dataset.num_classes': CLASSES, 'batch_size': batch,
         'dataset.train_split': 'train', 'dataset.eval_split': 'train', 'dtype': 'float32',
         'optimizer.name': 'sgd', 'optimizer.momentum': MOMENTUM, 'optimizer.weight_decay': 0.0,
-        'schedule.name': 'constant', 'schedule.learning_rate': RATE,
+        'schedule.name': 'constant', 'schedule.learning_rate': LEARNING_RATE,
         'ema_decay': 0.0, f'{model}.dropout': 0.0,
     }  # fmt: skip
     return settings.read(FILES[model], plain | overrides)
@@ -50,14 +49,14 @@ def config(model: str, batch: int, **overrides: Any) -> 'ConfigDict':
 def xception_flax(
     task: str, batch: int, folded: bool = True, devices: int = 1, **overrides: Any
 ) -> Call:
-    """This project: the step of `xception_flax.main`, and what `predict` calls."""
+    """This project: the training step of `xception_flax.main`, or the inference of `predict`."""
     import jax
 
     from xception_flax import ops
+    from xception_flax.base import memory
+    from xception_flax.base import mesh as meshes
     from xception_flax.inference.folding import fold_batch_norm
     from xception_flax.inference.prediction import classify
-    from xception_flax.runtime import memory
-    from xception_flax.runtime import mesh as meshes
     from xception_flax.training.setup import set_up
 
     memory.keep_freed()
@@ -65,7 +64,7 @@ def xception_flax(
         jax.config.update('jax_num_cpu_devices', devices)
     run = set_up(config('xception', batch, **overrides))
     size, lowering = run.config.image_size, run.config.lowering
-    images, labels = jax.device_put(pictures(batch, size), meshes.split(run.mesh))
+    images, labels = jax.device_put(random_batch(batch, size), meshes.sharded(run.mesh))
     state, _ = run.init()
     if task == 'training':
         given = {'image': images, 'label': labels}
@@ -91,18 +90,18 @@ def xception_flax(
 
 
 def keras(task: str, batch: int, backend: str) -> Call:
-    """`keras.applications.Xception`; on TensorFlow without XLA, which is the quicker on CPU."""
+    """`keras.applications.Xception`; on TensorFlow without XLA, which is faster on CPU."""
     os.environ['KERAS_BACKEND'] = backend
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     import keras
 
     model = keras.applications.Xception(weights=None, classes=CLASSES, classifier_activation=None)
     model.compile(
-        keras.optimizers.SGD(RATE, momentum=MOMENTUM),
+        keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=backend == 'jax',
     )
-    images, labels = pictures(batch)
+    images, labels = random_batch(batch)
     images = images.astype(np.float32) / 127.5 - 1
     if task == 'training':
         return lambda: model.train_on_batch(images, labels)
@@ -110,22 +109,22 @@ def keras(task: str, batch: int, backend: str) -> Call:
 
 
 def pytorch(task: str, batch: int) -> Call:
-    """The `legacy_xception` of timm, channels last; on a GPU with bfloat16 by AMP, and compiled."""
+    """The `legacy_xception` of timm, channels last; on a GPU compiled, with AMP in bfloat16."""
     import timm
     import torch
 
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    torch.backends.cudnn.benchmark = True  # looks for the quickest convolutions, as XLA does
+    torch.backends.cudnn.benchmark = True  # tries several convolution algorithms, as XLA does
     torch.set_num_threads(os.cpu_count() or 1)
     model = timm.create_model('legacy_xception', num_classes=CLASSES)
     model = model.to(device, memory_format=torch.channels_last)
     network = torch.compile(model) if device == 'cuda' else model
-    images, labels = pictures(batch)
+    images, labels = random_batch(batch)
     given = torch.from_numpy(images.transpose(0, 3, 1, 2) / 127.5 - 1).float()
     given = given.to(device, memory_format=torch.channels_last)
     target = torch.from_numpy(labels).long().to(device)
     model.train(task == 'training')
-    optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=MOMENTUM)
+    optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=MOMENTUM)
 
     def forward() -> torch.Tensor:
         with torch.autocast('cuda', torch.bfloat16, enabled=device == 'cuda'):
@@ -150,10 +149,10 @@ def pytorch(task: str, batch: int) -> Call:
 
 
 def facts(packages: tuple[str, ...]) -> dict[str, Any]:
-    """The devices that this process computes on, and the most memory taken of one, in bytes.
+    """The devices that this process computes on, and the peak memory of one in bytes.
 
     Args:
-      packages: by which it computes.
+      packages: the packages of the contender.
     """
     if 'torch' in packages:
         import torch
@@ -173,7 +172,7 @@ def facts(packages: tuple[str, ...]) -> dict[str, Any]:
 
 
 CONTENDERS: dict[str, tuple[str, tuple[str, ...], Callable[..., Call]]] = {
-    # by name: what it is, the packages whose versions count, and what makes its call
+    # by name: label, packages that it needs, function that makes its call
     'ours': ('xception_flax', ('jax', 'flax'), xception_flax),
     'unfolded': (
         'xception_flax, batch norm not folded',
@@ -198,11 +197,11 @@ CONTENDERS: dict[str, tuple[str, tuple[str, ...], Callable[..., Call]]] = {
 
 
 if __name__ == '__main__':
-    chosen, wanted, size, *texts = sys.argv[1:]
+    chosen, task, batch, *texts = turns.arguments(__doc__)
     _, packages, make = CONTENDERS[chosen]
     given: dict[str, Any] = {}
     if texts:
         from experiments.studies import settings  # which imports jax
 
         given = settings.assignments(texts)
-    turns.serve(lambda: make(wanted, int(size), **given), lambda: facts(packages))
+    turns.serve(lambda: make(task, int(batch), **given), lambda: facts(packages))

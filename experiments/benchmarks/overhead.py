@@ -1,12 +1,12 @@
-"""What a run costs besides computing: importing, compiling, and the host's share of each step.
+"""Overhead of a run: import, start, compilation, and the host's CPU time per step.
 
   python -m experiments.benchmarks.overhead --output=overhead.json
 
-Xception at 299x299 with four pictures, in float32, is started from the command line with an empty
-compilation cache, then with a full one; and by itself its training step is traced, lowered and
-compiled by XLA. The host's share is the CPU time of the main thread, which does not read and
-decode, in a step of the whole training loop, with metrics and log, on eight simulated devices: the
-difference of a long and a short run of a tiny network.
+Xception at 299x299 with four images, in float32, is started from the command line, with an empty
+and with a full compilation cache; its training step alone is traced, lowered and compiled. The
+host's time is the CPU time of the main thread (which neither reads nor decodes) per step of the
+whole training loop, with metrics and log, on eight simulated devices: the difference of a long and
+a short run of a tiny network.
 """
 
 import contextlib
@@ -30,8 +30,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks import turns
+from xception_flax.runtime import program
 
-flags.DEFINE_integer('rounds', 3, 'How often each is measured.', lower_bound=1)
+flags.DEFINE_integer('rounds', 3, 'Measurements of each.', lower_bound=1)
 flags.DEFINE_string('output', None, 'A JSON file for all numbers.')
 
 CONFIG, BATCH, SIZE = 'configs/imagenet.py', 4, 299
@@ -52,7 +53,7 @@ TINY = {
 
 def main() -> None:
     """Measures by the flags."""
-    os.environ['JAX_PLATFORMS'] = 'cpu'  # for other processes
+    os.environ['JAX_PLATFORMS'] = 'cpu'  # for the processes started here
     values, console = flags.FLAGS, Console()
     found: dict[str, list[float]] = {}
     for _ in range(values.rounds):
@@ -67,7 +68,7 @@ def main() -> None:
                     found.setdefault(f'{part} the step', []).append(seconds)
                 found.setdefault(f'compile the step, {cache} cache', []).append(parts[-1])
             host = elsewhere(hosting, f'{folder}/host', devices=8)
-            found.setdefault('host in a step, eight devices', []).append(host)
+            found.setdefault('host per step, eight devices', []).append(host)
     table = Table('', 'median', 'from', 'to', title=turns.machine())
     for what, seconds in found.items():
         cells = (statistics.median(seconds), min(seconds), max(seconds))
@@ -79,12 +80,12 @@ def main() -> None:
 
 
 def importing() -> float:
-    """Seconds that the import takes, without Python's own start."""
+    """Seconds of the import, without the start of Python."""
     return float(subprocess.check_output([sys.executable, '-c', IMPORT], cwd=turns.ROOT))
 
 
 def elsewhere(work: Callable[[], Any], cache: str, devices: int) -> Any:
-    """What `work` finds in a process of its own, with a compilation cache and so many devices."""
+    """Runs `work` in a process of its own, with a compilation cache; returns its result."""
     settings = {'JAX_COMPILATION_CACHE_DIR': cache, 'JAX_NUM_CPU_DEVICES': str(devices)}
     spawn = multiprocessing.get_context('spawn')
     with mock.patch.dict(os.environ, settings), futures.ProcessPoolExecutor(1, spawn) as pool:
@@ -102,7 +103,7 @@ def starting(cache: str) -> float:
         )  # fmt: skip
         assert process.stdout is not None
         if not any(line.startswith('first step after') for line in process.stdout):
-            sys.exit(f'it ended with {process.wait()} before its first step')
+            sys.exit(f'the run ended with status {process.wait()} before its first step')
         took = time.perf_counter() - began
         process.kill()
         process.communicate()
@@ -133,7 +134,7 @@ def compiling() -> tuple[float, ...]:
 
 
 def hosting() -> float:
-    """CPU seconds of the main thread in a step; for a process with eight devices."""
+    """CPU seconds of the main thread per step; for a process with eight devices."""
     from experiments.studies import settings
     from xception_flax.training.loop import train
 
@@ -149,4 +150,4 @@ def hosting() -> float:
 
 
 if __name__ == '__main__':
-    turns.run(main)
+    program.run(main, alone=True)

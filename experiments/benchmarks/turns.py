@@ -1,4 +1,4 @@
-"""Contenders in processes of their own that take turns, so that a ratio is of one run."""
+"""Contenders in separate processes that take turns, so that slow phases of a machine hit all."""
 
 import contextlib
 import importlib.metadata
@@ -15,43 +15,44 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TextIO
 
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def run(work: Callable[[], None]) -> None:
-    """Runs a benchmark, which takes flags and nothing else."""
-
-    def main(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise app.UsageError(f'there is nothing to do with {argv[1]!r}')
-        work()
-
-    app.run(main)
-
-
 def define_flags(contenders: Iterable[str] = ()) -> None:
-    """Those that `entrants`, `take` and `publish` go by; by a call, as such names are anybody's.
+    """Defines the flags of `entrants`, `take` and `publish`, for programs that use them.
 
     Args:
-      contenders: who can take part, if that is to be chosen.
+      contenders: names to choose from; none if the program has no choice.
     """
     if names := list(contenders):
-        flags.DEFINE_multi_enum('contender', names, names, 'Who takes part.')
-    flags.DEFINE_integer('rounds', 5, 'How often each has its turn.', lower_bound=1)
-    flags.DEFINE_float('seconds', 4.0, 'About how long a turn lasts.', lower_bound=0.1)
+        flags.DEFINE_multi_enum('contender', names, names, 'Contenders to measure.')
+    flags.DEFINE_integer('rounds', 5, 'Turns of each contender.', lower_bound=1)
+    flags.DEFINE_float('seconds', 4.0, 'Approximate length of a turn.', lower_bound=0.1)
     flags.DEFINE_string('output', None, 'A JSON file for all numbers.')
 
 
-def serve(make: Callable[[], Callable[[], Any]], facts: Callable[[], dict] = dict) -> None:
-    """The contender's side: calls what `make` gives as often as a line of input says.
+def arguments(documentation: str | None) -> list[str]:
+    """The arguments of a contender; with `--help` it prints its documentation and ends."""
+    if {'-h', '--help'} & set(sys.argv):
+        print(documentation)
+        sys.exit()
+    return sys.argv[1:]
 
-    It answers with lines of JSON on standard output: how long the first call took, all preparations
-    included, and what `facts` says after the second; then the wall and CPU seconds of each turn,
-    the latter since the end of the turn before, as some read ahead. What libraries print goes to
-    standard error.
+
+def serve(make: Callable[[], Callable[[], Any]], facts: Callable[[], dict] = dict) -> None:
+    """The contender's side: reads numbers of calls from standard input, and times the calls.
+
+    It prints lines of JSON: first the seconds of the first call, all preparations included, with
+    `facts()` after the second; then the wall and CPU seconds of each turn. CPU seconds count from
+    the end of the turn before, as some contenders read ahead. What libraries print goes to standard
+    error.
+
+    Args:
+      make: prepares, and returns the function to call.
+      facts: what else to report.
     """
     answers = os.fdopen(os.dup(1), 'w', buffering=1)
     os.dup2(2, 1)
@@ -72,28 +73,27 @@ def serve(make: Callable[[], Callable[[], Any]], facts: Callable[[], dict] = dic
 
 
 def _cpu() -> float:
-    """CPU seconds of this process and of children that have ended."""
+    """CPU seconds of this process and of its children that have ended."""
     used = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 class Contender:
-    """The other side: a process that is ready to be timed.
+    """The benchmark's side: a process that is ready to be timed.
 
     Attributes:
-      facts: what it said of itself; 'first_call' is how many seconds that took, all preparations
-        included.
-      turns: pictures per second and per CPU second, of each turn.
+      facts: what it reported; 'first_call' is in seconds, all preparations included.
+      turns: images per wall second and per CPU second of each turn.
     """
 
-    def __init__(self, module: str, arguments: Iterable[object], pictures: int, seconds: float):
+    def __init__(self, module: str, arguments: Iterable[object], images: int, seconds: float):
         """Starts it, and waits until it has made its first calls.
 
         Args:
-          module: whose main program calls `serve`.
-          arguments: of the program.
-          pictures: how many there are in a call.
-          seconds: about how long a turn shall last.
+          module: program that calls `serve`.
+          arguments: arguments of the program.
+          images: number of images per call.
+          seconds: approximate length of a turn.
         """
         arguments = list(arguments)
         self.title = f'{module} {" ".join(map(str, arguments))}'
@@ -102,22 +102,22 @@ class Contender:
             [sys.executable, '-m', module, *map(str, arguments)], cwd=ROOT,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
         )  # fmt: skip
-        self.pictures = pictures
+        self.images = images
         self.turns: list[dict[str, float]] = []
         self.facts: dict[str, Any] = self._answer()
         self.calls = max(1, round(seconds / self._time(1)['wall']))
 
     def turn(self) -> None:
-        """Lets it work, and notes how quick it was."""
+        """Gives it a turn, and records its speed."""
         took = self._time(self.calls)
-        self.turns.append({kind: self.calls * self.pictures / s for kind, s in took.items()})
+        self.turns.append({kind: self.calls * self.images / s for kind, s in took.items()})
 
     def rate(self, kind: str = 'wall') -> float:
-        """The median over the turns, pictures per second of this kind ('wall' or 'cpu')."""
+        """Median over the turns of images per second, by `kind` of second: 'wall' or 'cpu'."""
         return statistics.median(turn[kind] for turn in self.turns)
 
     def _time(self, calls: int) -> dict[str, float]:
-        with contextlib.suppress(BrokenPipeError):  # then there is no answer, either
+        with contextlib.suppress(BrokenPipeError):  # `_answer` reports it
             print(calls, file=self._pipe(self.process.stdin), flush=True)
         return self._answer()
 
@@ -142,20 +142,20 @@ class Contender:
 
 
 def take(
-    module: str, arguments: Mapping[str, Iterable[object]], pictures: int
+    module: str, arguments: Mapping[str, Iterable[object]], images: int
 ) -> dict[str, Contender]:
-    """Starts contenders, lets them take turns as the flags say, and ends them.
+    """Starts contenders, lets them take turns by the flags, and ends them.
 
     Args:
-      module: whose main program calls `serve`.
-      arguments: of the program, by the contender's name.
-      pictures: how many there are in a call.
+      module: program that calls `serve`.
+      arguments: arguments of the program, by name of the contender.
+      images: number of images per call.
     """
     values = flags.FLAGS
     with contextlib.ExitStack() as stack:
         contenders = {}
         for name, given in arguments.items():
-            contenders[name] = Contender(module, given, pictures, values.seconds)
+            contenders[name] = Contender(module, given, images, values.seconds)
             stack.callback(contenders[name].end)
         for _ in range(values.rounds):
             for contender in contenders.values():
@@ -164,29 +164,29 @@ def take(
 
 
 def installed(packages: Mapping[str, tuple[str, ...]], console: Console) -> dict[str, str]:
-    """The versions of what is there; says which names are left out.
+    """The versions of installed packages; prints which names lack one.
 
     Args:
-      packages: that each name needs; those of names that lack one are not in the result.
-      console: where to say it.
+      packages: packages that each name needs; if one is missing, the name is left out.
+      console: to print on.
     """
     found: dict[str, str] = {}
     for name, needed in packages.items():
         try:
             found |= {package: importlib.metadata.version(package) for package in needed}
         except importlib.metadata.PackageNotFoundError as missing:
-            console.print(f'{name}: not measured, as {missing.name} is not installed')
+            console.print(f'{name}: not measured: {missing.name} is not installed')
     return found
 
 
 def entrants(
     contenders: Mapping[str, tuple[str, tuple[str, ...], Any]], console: Console
 ) -> tuple[list[str], dict[str, str]]:
-    """Who of those in `--contender` can take part, and the versions of what they are made of.
+    """The contenders of `--contender` that are installed, and the versions of their packages.
 
     Args:
-      contenders: by name: what it is, and its packages.
-      console: where to say who is left out.
+      contenders: by name: label, packages that it needs, and anything.
+      console: to print on.
     """
     wanted = {name: contenders[name] for name in flags.FLAGS.contender}
     versions = installed({title: packages for title, packages, _ in wanted.values()}, console)
@@ -195,12 +195,12 @@ def entrants(
 
 
 def publish(results: Mapping[str, Any], console: Console) -> None:
-    """Prints the versions, and writes everything to `--output`."""
+    """Prints the versions, and writes all results to `--output`."""
     console.print(', '.join(f'{package} {v}' for package, v in results['versions'].items()))
     if flags.FLAGS.output:
         pathlib.Path(flags.FLAGS.output).write_text(json.dumps(results, indent=1) + '\n')
 
 
 def machine() -> str:
-    """The class of this machine, in words."""
+    """A description of this machine."""
     return f'{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}'

@@ -1,14 +1,13 @@
-"""Kills a small real run at random moments, and looks at whether anything was lost.
+"""Kills a small real run at random moments, and checks whether anything was lost.
 
     python experiments/faults/campaign.py --kills=60
 
-A run on the digits is started, and SIGKILL or SIGTERM sent to it after a time drawn uniformly from
-a run's life; it is started again, and so on until it is through. Then the next run begins, until
-there have been so many kills. Each finished run is compared with one that was never stopped: all
-bits of the weights, and every number of metrics.jsonl but the speed.
+A run on the digits gets SIGKILL or SIGTERM after a time drawn uniformly from the length of a run.
+It is started again until it is finished, and then the next run begins, up to the number of kills.
+Each finished run is compared with one that was never stopped: all bits of the weights, and every
+number in metrics.jsonl but the speed.
 """
 
-import argparse
 import collections
 import json
 import pathlib
@@ -22,9 +21,15 @@ import time
 
 import jax
 import numpy as np
+from absl import flags
 from tqdm import tqdm
 
 import xception_flax
+from xception_flax.base import signals
+from xception_flax.runtime import program
+
+flags.DEFINE_integer('kills', 60, 'Number of signals to send.', lower_bound=1)
+flags.DEFINE_integer('seed', 0, 'Seed of the moments and signals.')
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 80
@@ -33,32 +38,29 @@ RUN = (
     f'--config.total_steps={STEPS}', '--config.eval_steps=20', '--config.checkpoint_steps=5',
     '--config.log_steps=1', '--config.batch_size=32', '--config.xception.middle_repeats=1',
 )  # fmt: skip
-STAGES = {
+STAGES = {  # by name: what the run has printed by then
     'starting': '',
     'compiling': 'compiling the training step',
     'training': 'first step after',
-    'done': 'final test accuracy',
+    'done': 'final test,',
 }
-AGAIN = 75
 
 
 def main() -> None:
     """Runs the campaign and prints its table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--kills', type=int, default=60)
-    parser.add_argument('--seed', type=int, default=0)
-    args = parser.parse_args()
+    jax.config.update('jax_platforms', 'cpu')  # leaves the accelerators to the runs
+    values = flags.FLAGS
     with tempfile.TemporaryDirectory() as folder:
-        found = campaign(pathlib.Path(folder), args.kills, random.Random(args.seed))
+        found = campaign(pathlib.Path(folder), values.kills, random.Random(values.seed))
     for name, value in found.items():
         print(f'| {name} | {value} |')
 
 
 def campaign(folder: pathlib.Path, kills: int, rng: random.Random) -> dict[str, str]:
-    """Kills so many times, in `folder`; gives the table's rows."""
+    """Sends `kills` signals to runs in `folder`; returns the rows of the table."""
     whole = folder / 'whole'
     life = start(whole, None, None)[2]
-    life = start(folder / 'again', None, None)[2]  # with what the compiler has kept
+    life = start(folder / 'again', None, None)[2]  # with the compilation cache of the first
     counts: collections.Counter[str] = collections.Counter()
     lost = differing = redo = runs = 0
     with tqdm(total=kills, unit='kill', file=sys.stderr) as bar:
@@ -70,15 +72,16 @@ def campaign(folder: pathlib.Path, kills: int, rng: random.Random) -> dict[str, 
                 newest, reached = max(steps(workdir), default=0), logged(workdir)
                 number = rng.choice((signal.SIGKILL, signal.SIGTERM))
                 output, status, _ = start(workdir, number, rng.uniform(0, life))
-                resumed = going_on(output)
-                if resumed is not None:  # it came as far as that
+                resumed = start_step(output)
+                if resumed is not None:
                     lost += resumed < newest
                     redo = max(redo, reached - resumed)
                 if status != 0:
-                    if status not in (-signal.SIGKILL, -signal.SIGTERM, AGAIN):
+                    if status not in (-signal.SIGKILL, -signal.SIGTERM, signals.STATUS):
                         raise SystemExit(f'ended with status {status}:\n{output}')
                     stage = [name for name, text in STAGES.items() if text in output][-1]
-                    how = 'exit 75' if status == AGAIN else signal.Signals(-status).name
+                    saved = status == signals.STATUS
+                    how = f'exit {status}' if saved else signal.Signals(-status).name
                     counts[f'{signal.Signals(number).name} while {stage}, {how}'] += 1
                     bar.update()
             differing += not same(workdir, whole)
@@ -94,7 +97,13 @@ def campaign(folder: pathlib.Path, kills: int, rng: random.Random) -> dict[str, 
 
 
 def start(workdir: pathlib.Path, number: int | None, after: float | None) -> tuple[str, int, float]:
-    """Starts the run, perhaps to send it a signal; gives its output, status and time in seconds."""
+    """Starts the run and waits for its end; returns its output, status and time in seconds.
+
+    Args:
+      workdir: folder of the run.
+      number: signal to send, or None.
+      after: seconds after which to send it.
+    """
     began = time.monotonic()
     process = subprocess.Popen(
         [*RUN, f'--workdir={workdir}'],
@@ -112,7 +121,7 @@ def start(workdir: pathlib.Path, number: int | None, after: float | None) -> tup
 
 
 def steps(workdir: pathlib.Path) -> list[int]:
-    """The steps that there are finished checkpoints of."""
+    """The steps of all finished checkpoints."""
     return [int(p.name) for p in (workdir / 'checkpoints').glob('*') if p.name.isdigit()]
 
 
@@ -123,9 +132,9 @@ def logged(workdir: pathlib.Path) -> int:
     return int(found[-1]) if found else 0
 
 
-def going_on(output: str) -> int | None:
-    """The step that a start went on from (0: from the beginning), None if it died before that."""
-    if found := re.search(r'going on from the checkpoint of step ([\d,]+)', output):
+def start_step(output: str) -> int | None:
+    """The step that a start resumed from, 0 for a new run; None if it was killed before that."""
+    if found := re.search(r'resuming from the checkpoint of step ([\d,]+)', output):
         return int(found[1].replace(',', ''))
     return 0 if STAGES['compiling'] in output else None
 
@@ -143,7 +152,7 @@ def same(workdir: pathlib.Path, whole: pathlib.Path) -> bool:
         return False
     for weights in ('live', 'averaged'):
         ours, theirs = (
-            jax.tree.leaves(xception_flax.load_checkpoint(folder, weights=weights)[1])
+            jax.tree.leaves(xception_flax.load(folder, weights=weights).variables)
             for folder in (workdir, whole)
         )
         if not all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)):
@@ -152,4 +161,4 @@ def same(workdir: pathlib.Path, whole: pathlib.Path) -> bool:
 
 
 if __name__ == '__main__':
-    main()
+    program.run(main, alone=True)

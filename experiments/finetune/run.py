@@ -1,10 +1,10 @@
-"""Fine-tunes a run's weights on a few pictures, in several ways; prints a table.
+"""Fine-tunes the weights of a run on a few images, in several ways; prints a table.
 
-    python experiments/finetune/run.py WEIGHTS PICTURES FOLDER
+    python experiments/finetune/run.py WEIGHTS IMAGES FOLDER
 
-Each line of the table is three seeds at each of two learning rates. The runs are kept in FOLDER,
-and one that is there already is not run again; their last evaluations are written beside this file,
-as FOLDER's name with '.jsonl'. README.md has what was run.
+Each line of the table has three seeds at each of two learning rates. FOLDER keeps the runs, and
+finished runs in it are not repeated. The last evaluation of each run goes to a file beside this
+one: the name of FOLDER with '.jsonl'. README.md has the commands that were run.
 """
 
 import json
@@ -13,9 +13,11 @@ import statistics
 import subprocess
 import sys
 
+from xception_flax.runtime import program
+
 HERE = pathlib.Path(__file__).parent
 SEEDS = (0, 1, 2)
-RATES = (0.03, 0.1)
+LEARNING_RATES = (0.03, 0.1)
 COMMON = (
     '--config=configs/finetune.py', '--config.image_size=16', '--config.xception.stem=small',
     '--config.xception.width=0.125', '--config.xception.middle_repeats=2',
@@ -26,25 +28,25 @@ COMMON = (
 )  # fmt: skip
 WAYS = {
     'from scratch': ('--config.init.weights=',),
-    'everything learns': (),
-    'everything, `optimizer.layer_decay=0.8`': ('--config.optimizer.layer_decay=0.8',),
+    'all parameters': (),
+    'all parameters, `optimizer.layer_decay=0.8`': ('--config.optimizer.layer_decay=0.8',),
     '`frozen=entry_flow,middle_flow`': ('--config.frozen=entry_flow,middle_flow',),
     '`frozen=trunk` (linear probe)': ('--config.frozen=trunk',),
 }
 
 
 def main(weights: str, data: str, runs: str) -> None:
-    """Runs what has not been run, and prints the table."""
+    """Trains the runs that are not finished, and prints the table."""
     results = []
-    for rate in RATES:
+    for rate in LEARNING_RATES:
         for seed in SEEDS:
-            for number, (way, flags) in enumerate(WAYS.items()):
+            for number, (way, settings) in enumerate(WAYS.items()):
                 workdir = pathlib.Path(runs, f'{number}-{rate}-{seed}')
                 args = [
                     *COMMON,
                     f'--config.init.weights={weights}',
                     f'--config.dataset.data_dir={data}',
-                    *flags,
+                    *settings,
                     f'--config.schedule.learning_rate={rate}',
                     f'--config.seed={seed}',
                     f'--workdir={workdir}',
@@ -55,10 +57,10 @@ def main(weights: str, data: str, runs: str) -> None:
                 results.append({'way': way, 'learning_rate': rate, 'seed': seed, **last})
     text = ''.join(json.dumps(result) + '\n' for result in results)
     HERE.joinpath(f'{pathlib.Path(runs).name}.jsonl').write_text(text)
-    print('| top-1, % | ' + ' | '.join(f'rate {rate}' for rate in RATES) + ' |')
-    print('|---' * (1 + len(RATES)) + '|')
+    print('| top-1, % | ' + ' | '.join(f'learning rate {rate}' for rate in LEARNING_RATES) + ' |')
+    print('|---' * (1 + len(LEARNING_RATES)) + '|')
     for way in WAYS:
-        cells = [cell(results, way, rate) for rate in RATES]
+        cells = [cell(results, way, rate) for rate in LEARNING_RATES]
         print(f'| {way} | ' + ' | '.join(cells) + ' |')
 
 
@@ -75,4 +77,4 @@ def cell(results: list[dict], way: str, rate: float) -> str:
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    program.run(main, alone=True, arguments='WEIGHTS IMAGES FOLDER')

@@ -1,4 +1,4 @@
-"""What runs have left in their folders."""
+"""Reads the results of runs from their folders."""
 
 import dataclasses
 import json
@@ -8,29 +8,36 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.studies import ACCURACY, MAP, runs
+from experiments.studies import trials
 from experiments.studies.study import Study, Variant
+from xception_flax.base.errors import UserError
 from xception_flax.config import reading
 from xception_flax.runtime import writers
-from xception_flax.runtime.errors import UserError
+from xception_flax.training import metrics as training_metrics
 
 
 @dataclasses.dataclass(frozen=True)
-class Seed:
-    """One run.
+class Recorded:
+    """What one run has recorded.
 
     Attributes:
-      standing: how far it is.
-      records: all of its metrics.
+      standing: how far the run is.
+      entries: all lines of its metrics.jsonl.
     """
 
-    standing: runs.Standing
-    records: list[writers.Record]
+    standing: trials.Standing
+    entries: list[writers.Entry]
+
+    def final(self, metric: str) -> float | None:
+        """A metric's value in the last evaluation of a finished run, or None."""
+        results = self.standing.results or {}
+        return float(results[metric]) if metric in results else None  # NaN is written as a string
 
     def curve(self, metric: str) -> dict[int, float]:
-        """A metric's evaluations by step, of the averaged weights where there are any."""
-        found = [r for r in self.records if 'weights' in r and metric in r]
-        return {r['step']: r[metric] for r in found}  # averaged ones come after live ones
+        """A metric's evaluations by step, of the averaged weights if there are any."""
+        found = [entry for entry in self.entries if 'weights' in entry and metric in entry]
+        # Those of averaged weights come after those of live ones.
+        return {entry['step']: float(entry[metric]) for entry in found}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,57 +45,57 @@ class Measured:
     """A variant with its runs.
 
     Attributes:
-      variant: what was to be run.
-      seeds: what was, by the seed; those that have not begun are there, too.
-      config: of its first seed; the number of classes is filled in if it is known.
+      variant: the settings.
+      runs: what each run has recorded, by seed; also runs that have not begun.
+      config: config of the first seed, with the number of classes if it is known.
     """
 
     variant: Variant
-    seeds: dict[int, Seed]
+    runs: dict[int, Recorded]
     config: ConfigDict
 
     def results(self, metric: str) -> dict[int, float]:
-        """The final values of a metric by the seed, of runs that are through."""
-        return {
-            seed: run.standing.results[metric]
-            for seed, run in self.seeds.items()
-            if run.standing.results is not None and metric in run.standing.results
-        }
+        """A metric's final values by seed, of finished runs."""
+        found = {seed: run.final(metric) for seed, run in self.runs.items()}
+        return {seed: value for seed, value in found.items() if value is not None}
 
     @property
     def begun(self) -> bool:
         """Whether any of its runs has recorded a step."""
-        return any(run.standing.step for run in self.seeds.values())
+        return any(run.standing.step for run in self.runs.values())
 
 
 def of_study(study: Study, workdir: pathlib.Path) -> list[Measured]:
-    """The runs of a study in `workdir`, also of more seeds than it has."""
+    """The runs of a study in `workdir`, with those of seeds that the study does not name."""
     found = []
     for variant in study.variants:
         extra = (int(p.name[4:]) for p in (workdir / variant.name).glob('seed*[0-9]'))
         seeds = tuple(sorted({*variant.seeds, *extra}))
         one = dataclasses.replace(study, variants=(dataclasses.replace(variant, seeds=seeds),))
-        chosen = runs.runs(one, workdir)
+        chosen = trials.trials(one, workdir)
         config = chosen[0].config
-        classes = filter(None, (_classes(run.workdir) for run in chosen))
+        classes = filter(None, (_classes(trial.workdir) for trial in chosen))
         config.dataset.num_classes = next(classes, study.num_classes)
-        begun = {s: _seed(r.workdir, r.config) for s, r in zip(seeds, chosen, strict=True)}
-        found.append(Measured(variant, begun, config))
+        runs = {
+            seed: _recorded(trial.workdir, trial.config)
+            for seed, trial in zip(seeds, chosen, strict=True)
+        }
+        found.append(Measured(variant, runs, config))
     return found
 
 
 def of_folder(folder: pathlib.Path) -> list[Measured]:
-    """All runs in a folder, or the one that it is; NAME/seedN are the seeds of NAME.
+    """All runs in a folder, or the run that it is; NAME/seedN are the seeds of NAME.
 
     Raises:
-      UserError: it holds no run.
+      UserError: the folder holds no run.
     """
     by_name: dict[str, dict[int, pathlib.Path]] = {}
     for path in sorted(folder.rglob('config.json')):
         workdir = path.parent
         seed = reading.from_json(path).seed
-        of_several = workdir.name == f'seed{seed}' and workdir != folder
-        named = workdir.parent if of_several else workdir
+        one_of_several = workdir.name == f'seed{seed}' and workdir != folder
+        named = workdir.parent if one_of_several else workdir
         name = named.name if named == folder else str(named.relative_to(folder))
         by_name.setdefault(name, {})[seed] = workdir
     if not by_name:
@@ -99,32 +106,37 @@ def of_folder(folder: pathlib.Path) -> list[Measured]:
         found.append(
             Measured(
                 Variant(name, name, file=''),
-                {seed: _seed(w, configs[seed]) for seed, w in sorted(workdirs.items())},
+                {seed: _recorded(w, configs[seed]) for seed, w in sorted(workdirs.items())},
                 configs[min(configs)],
             )
         )
     return found
 
 
+def metrics(measured: Sequence[Measured]) -> tuple[str, ...]:
+    """The names of all metrics that the runs have evaluated.
+
+    The metric that chose the best checkpoints (`config.best`) comes first, as the report draws and
+    compares it; the others are in the order of `METRICS`.
+    """
+    entries = [entry for one in measured for run in one.runs.values() for entry in run.entries]
+    found = {name for entry in entries if 'weights' in entry for name in entry}
+    names = [metric.name for metric in training_metrics.METRICS if metric.name in found]
+    best = measured[0].config.best
+    return tuple(sorted(names, key=lambda name: name != best))
+
+
 def speed(workdir: pathlib.Path) -> dict[str, Any]:
-    """What experiments.speed has measured there; nothing if it has not."""
+    """The results of experiments.speed in a folder; empty if there are none."""
     path = workdir / 'speed.json'
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _seed(workdir: pathlib.Path, config: ConfigDict) -> Seed:
-    records = writers.read(workdir / 'metrics.jsonl')
-    return Seed(runs.standing(workdir, config), records)
+def _recorded(workdir: pathlib.Path, config: ConfigDict) -> Recorded:
+    entries = writers.read(workdir / 'metrics.jsonl')
+    return Recorded(trials.standing(workdir, config), entries)
 
 
 def _classes(workdir: pathlib.Path) -> int | None:
     path = workdir / 'config.json'
     return reading.from_json(path).dataset.num_classes if path.exists() else None
-
-
-def metrics(measured: Sequence[Measured]) -> dict[str, str]:
-    """What the evaluations of runs measured, with what to call it."""
-    records = [r for one in measured for seed in one.seeds.values() for r in seed.records]
-    found = dict.fromkeys(key for r in records if 'weights' in r for key in r)
-    known = {**MAP, **ACCURACY}
-    return {key: known.get(key, key) for key in found if key in known or key.startswith('map100')}

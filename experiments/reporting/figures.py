@@ -1,25 +1,26 @@
-"""The curves of a report, over gradient steps."""
+"""The curves of a report over gradient steps."""
 
 import csv
 import io
 import pathlib
 import re
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from experiments.reporting.collect import Measured
-from experiments.studies.study import Figure, Study
+from experiments.studies.study import PaperFigure, Study
+from xception_flax.training import metrics
 
 PAPER = pathlib.Path(__file__).parents[1] / 'paper_curves.csv'
-# To be told apart on white and on black, also by those who do not see red and green.
+# Distinct on white and on black, also without the difference of red and green.
 COLOURS = ('#2f7fd0', '#d9731a', '#1d9a72', '#b45bc4', '#c9485b', '#8a8f2a', '#5f6fd8', '#a0703c')
-INK = '#0a0b0c'  # of axes and text; becomes the page's own colour
+INK = '#0a0b0c'  # colour of axes and text; on a page, that of its text
 STYLE: dict[Any, Any] = {
     'axes.edgecolor': INK,
     'axes.labelcolor': INK,
@@ -34,51 +35,52 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw(study: Study, figure: Figure, measured: Sequence[Measured]) -> Drawing:
-    """Draws one figure: the mean over seeds, between the lowest and the highest.
+def draw(study: Study, shown: PaperFigure, measured: Sequence[Measured]) -> Figure:
+    """Draws one figure: the mean over seeds, and a band from the lowest to the highest.
 
-    The paper's own curves are dashed behind. Colours follow the order of the study's networks.
+    The paper's curves are dashed. Colours follow the order of the study's networks.
 
     Args:
-      study: whose first metric is drawn.
-      figure: which networks, and which curves of the paper.
-      measured: the study's networks.
+      study: the study; its first metric is drawn.
+      shown: the networks and curves of the paper to draw.
+      measured: the networks of the study with their runs.
     """
-    metric = next(iter(study.metrics))
-    paper = paper_curves(figure.paper)
+    metric = metrics.by_name(study.metrics[0])
+    paper = paper_curves(shown.paper)
     with matplotlib.rc_context(STYLE):
-        drawing = Drawing(figsize=(4.6, 3.8), layout='constrained')
-        axes = drawing.subplots()
+        figure = Figure(figsize=(4.6, 3.8), layout='constrained')
+        axes = figure.subplots()
         for i, one in enumerate(measured):
-            if one.variant.name not in figure.series:
+            if one.variant.name not in shown.series:
                 continue
             colour = COLOURS[i % len(COLOURS)]
-            points = paper.get(figure.series[one.variant.name])
+            points = paper.get(shown.series[one.variant.name])
             if points:
                 source = f'paper, {study.paper_data}' if study.paper_data else 'paper'
                 label = f'{one.variant.label} ({source})'
                 axes.plot(*zip(*points, strict=True), '--', color=colour, alpha=0.75, label=label)
-            if not _curve(axes, one, metric, colour):
+            if not _curve(axes, one, metric.name, colour):
                 axes.plot([], [], color=colour, marker='.', label=f'{one.variant.label}: not run')
-        axes.set(xlabel='gradient steps', ylabel=study.metrics[metric])
+        scale = 'log' if metric.log_scale else 'linear'
+        axes.set(xlabel='gradient steps', ylabel=metric.label, yscale=scale)
         axes.xaxis.set_major_formatter(EngFormatter(sep=''))  # 20k, 30M
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.grid(alpha=0.25, color=INK, linewidth=0.6)
-        drawing.legend(loc='outside lower left', frameon=False, fontsize=9)
-    return drawing
+        figure.legend(loc='outside lower left', frameon=False, fontsize=9)
+    return figure
 
 
 def _curve(axes: Axes, one: Measured, metric: str, colour: str) -> bool:
-    """Draws the runs that are through, or else those that have begun; gives whether any has."""
-    through = [seed for seed in one.seeds.values() if seed.standing.results is not None]
-    curves = [seed.curve(metric) for seed in through or one.seeds.values()]
+    """Draws the finished runs, or else those that have begun; gives whether there are any."""
+    finished = [run for run in one.runs.values() if run.standing.results is not None]
+    curves = [run.curve(metric) for run in finished or one.runs.values()]
     curves = [curve for curve in curves if curve]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     if not steps:
         return False
     values = [[curve[step] for curve in curves] for step in steps]
     label = one.variant.label + (f' ({len(curves)} seeds)' if len(curves) > 1 else '')
-    means = [statistics.mean(v) for v in values]
+    means = [float(np.mean(v)) for v in values]
     axes.plot(steps, means, color=colour, label=label, marker='.', zorder=3)
     if len(curves) > 1:
         band = [min(v) for v in values], [max(v) for v in values]
@@ -87,7 +89,7 @@ def _curve(axes: Axes, one: Measured, metric: str, colour: str) -> bool:
 
 
 def paper_curves(figure: str) -> dict[str, list[tuple[int, float]]]:
-    """The curves of one of the paper's figures, (step, value), as they were read off the picture.
+    """The curves of one of the paper's figures as (step, value), read off the image.
 
     Args:
       figure: such as 'fig6'; '' for none.
@@ -100,33 +102,33 @@ def paper_curves(figure: str) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
-def inline_svg(drawing: Drawing, name: str, description: str) -> str:
-    """The drawing as part of a page: without background, in the page's own ink.
+def inline_svg(figure: Figure, name: str, description: str) -> str:
+    """The figure as part of a page: without background, in the colour of the page's text.
 
     Args:
-      drawing: what to write.
-      name: sets its ids apart from those of other drawings on the page.
-      description: for those who do not see it.
+      figure: the figure.
+      name: prefix of its ids, which makes them unique on the page.
+      description: text for readers who cannot see it.
     """
-    text = _svg(drawing, name, transparent=True)
+    text = _svg(figure, name, transparent=True)
     text = text[text.index('<svg') :].replace(INK, 'currentColor')
     text = re.sub(r'(\bid="|"#|url\(#)', rf'\g<1>{name}-', text)
     text = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', '', text, count=1)
     return text.replace('<svg', f'<svg role="img" aria-label="{description}"', 1)
 
 
-def save(drawing: Drawing, path: pathlib.Path) -> None:
-    """Writes the drawing on white, as PATH.png and PATH.svg."""
-    drawing.savefig(path.with_suffix('.png'), dpi=160, facecolor='white')
-    path.with_suffix('.svg').write_text(_svg(drawing, path.stem, transparent=False))
+def save(figure: Figure, path: pathlib.Path) -> None:
+    """Writes the figure on white, as PATH.png and PATH.svg."""
+    figure.savefig(path.with_suffix('.png'), dpi=160, facecolor='white')
+    path.with_suffix('.svg').write_text(_svg(figure, path.stem, transparent=False))
 
 
-def _svg(drawing: Drawing, name: str, transparent: bool) -> str:
+def _svg(figure: Figure, name: str, transparent: bool) -> str:
     buffer = io.StringIO()
-    same: dict[Any, Any] = {'svg.hashsalt': name}  # the same drawing, the same bytes
+    same: dict[Any, Any] = {'svg.hashsalt': name}  # the same figure gives the same bytes
     with matplotlib.rc_context(STYLE | same):
-        for axes in drawing.axes:
+        for axes in figure.axes:
             axes.patch.set_alpha(0.0)
         face = 'none' if transparent else 'white'
-        drawing.savefig(buffer, format='svg', facecolor=face, metadata={'Date': None})
+        figure.savefig(buffer, format='svg', facecolor=face, metadata={'Date': None})
     return buffer.getvalue()

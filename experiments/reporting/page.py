@@ -1,12 +1,12 @@
-"""A report as a Markdown page with pictures, and as one HTML page that needs nothing else."""
+"""A report as a Markdown page with images, and as one self-contained HTML page."""
 
 import html
 import pathlib
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure as Drawing
+from matplotlib.figure import Figure
 
-from experiments.reporting import figures
+from experiments.reporting import figures as figure_files
 from experiments.reporting.tables import Table
 
 STYLE = """
@@ -46,27 +46,27 @@ code { font-size: .9em; background: var(--band); padding: .1em .3em; border-radi
 
 
 class Page:
-    """Sections of figures and tables, in two languages."""
+    """Sections of tables and figures, in Markdown and HTML."""
 
     def __init__(self, title: str, introduction: str):
         self._markdown = [f'# {title}\n\n{introduction}\n']
         self._html = [f'<h1>{html.escape(title)}</h1>\n<p>{html.escape(introduction)}</p>']
         self._title = title
-        self._pictures: dict[str, Drawing] = {}
+        self._images: dict[str, Figure] = {}
 
     def section(
-        self, name: str, title: str, tables: Sequence[Table], drawings: dict[str, Drawing]
+        self, name: str, title: str, tables: Sequence[Table], figures: dict[str, Figure]
     ) -> None:
         """Adds a section.
 
         Args:
-          name: what its pictures' files begin with.
+          name: prefix of its image files.
           title: its heading.
-          tables: what stands in it.
-          drawings: and its figures, by their titles; they come after the first table.
+          tables: its tables.
+          figures: its figures by title; they come after the first table.
         """
-        named = {f'{name}-{_slug(heading)}': heading for heading in drawings}
-        self._pictures |= {key: drawings[heading] for key, heading in named.items()}
+        named = {f'{name}-{_slug(heading)}': heading for heading in figures}
+        self._images |= {key: figures[heading] for key, heading in named.items()}
         first, *rest = tables
         images = '\n\n'.join(f'![{heading}](figures/{key}.png)' for key, heading in named.items())
         images += '\n' if images else ''
@@ -74,7 +74,7 @@ class Page:
         self._markdown += [table.markdown() for table in rest]
         inline = ''.join(
             f'<figure><figcaption>{html.escape(heading)}</figcaption>'
-            f'{figures.inline_svg(drawings[heading], key, html.escape(heading))}</figure>\n'
+            f'{figure_files.inline_svg(figures[heading], key, html.escape(heading))}</figure>\n'
             for key, heading in named.items()
         )
         inline = f'<h3>Curves</h3>\n<div class="figures">\n{inline}</div>' if named else ''
@@ -82,10 +82,10 @@ class Page:
         self._html += [table.html() for table in rest]
 
     def save(self, folder: pathlib.Path) -> None:
-        """Writes report.html, report.md and, for the second, figures/."""
+        """Writes report.html, report.md and the images of the latter in figures/."""
         (folder / 'figures').mkdir(parents=True, exist_ok=True)
-        for name, drawing in self._pictures.items():
-            figures.save(drawing, folder / 'figures' / name)
+        for name, figure in self._images.items():
+            figure_files.save(figure, folder / 'figures' / name)
         (folder / 'report.md').write_text('\n'.join(self._markdown), encoding='utf-8')
         body = '\n'.join(self._html)
         page = (

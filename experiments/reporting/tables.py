@@ -3,30 +3,30 @@
 import dataclasses
 import html
 import math
-import statistics as basic
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.reporting import statistics
+import numpy as np
+
+from experiments.reporting import significance
 from experiments.reporting.collect import Measured
 from experiments.studies.study import Study
-from xception_flax.config.checks import build_model
-from xception_flax.models import summary
+from xception_flax.models import build_model, counts
+from xception_flax.training import metrics
 
 NOT_RUN = 'not run'
 NO_NUMBER = '\N{EN DASH}'
-PERCENT = ('top1', 'top5')
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Text in rows.
+    """A table of texts.
 
     Attributes:
-      title: what is above it.
-      header: the columns' names.
-      rows: a cell for each.
-      note: what is below it.
+      title: heading above the table.
+      header: names of the columns.
+      rows: one cell per column.
+      note: text below the table.
     """
 
     title: str
@@ -41,7 +41,7 @@ class Table:
         return f'### {self.title}\n\n{table}\n' + (f'\n{self.note}\n' if self.note else '')
 
     def html(self) -> str:
-        """The table in HTML; it scrolls sideways where there is no room."""
+        """The table in HTML; it scrolls sideways on a narrow screen."""
         head = ''.join(f'<th scope="col">{html.escape(name)}</th>' for name in self.header)
         body = ''.join(f'<tr>{"".join(map(_cell, range(len(r)), r))}</tr>\n' for r in self.rows)
         note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ''
@@ -58,17 +58,27 @@ def _cell(column: int, text: str) -> str:
     return f'<td{kind}>{html.escape(text)}</td>'
 
 
+def in_percent(metric: str) -> bool:
+    """Whether a metric is shown in percent: accuracies are."""
+    return metric.startswith('top')
+
+
 def number(metric: str, value: float, signed: bool = False) -> str:
-    """A metric's value: accuracies in percent."""
-    sign = '+' if signed else ''
-    return f'{100 * value:{sign}.2f}' if metric in PERCENT else f'{value:{sign}.4g}'
+    """A metric's value as text."""
+    sign = '+' if signed and not math.isnan(value) else ''
+    return f'{100 * value:{sign}.2f}' if in_percent(metric) else f'{value:{sign}.4g}'
+
+
+def label(metric: str) -> str:
+    """A metric's name for people."""
+    return metrics.by_name(metric).label
 
 
 def results(study: Study, measured: Sequence[Measured]) -> Table:
-    """Table 1, or 2: the final values of the study's metrics, with the paper's beside them."""
+    """Tables 1 and 2: the final values of the study's metrics beside those of the paper."""
     header, rows = ['network'], []
-    for metric, label in study.metrics.items():
-        header += [label + (', %' if metric in PERCENT else '')]
+    for metric in study.metrics:
+        header += [label(metric) + (', %' if in_percent(metric) else '')]
         header += [paper_column(study)] if _paper(study, metric) else []
     for one in measured:
         row = [one.variant.label]
@@ -79,19 +89,19 @@ def results(study: Study, measured: Sequence[Measured]) -> Table:
                 row.append(NO_NUMBER if value is None else number(metric, value))
         rows.append([*row, _count(one)])
     note = (
-        'Final evaluations, of the averaged weights where there are any. Of several seeds: mean ± '
-        'standard deviation.'
+        'Last evaluation of each finished run, of the averaged weights if there are any. For '
+        'several seeds: mean ± standard deviation.'
     )
     return Table('Results', [*header, 'seeds'], rows, note)
 
 
 def paper_column(study: Study) -> str:
-    """What the paper's column is called."""
+    """The name of the column with the paper's numbers."""
     return f'paper ({study.paper_data})' if study.paper_data else 'paper'
 
 
 def _paper(study: Study, metric: str) -> dict[str, float]:
-    """The paper's values by variant; of MAP@100 there is one, whichever reading was meant."""
+    """The paper's values by variant; both readings of MAP@100 share one."""
     key = 'map100' if metric.startswith('map100') else metric
     return {v.name: v.paper[key] for v in study.variants if key in v.paper}
 
@@ -99,19 +109,20 @@ def _paper(study: Study, metric: str) -> dict[str, float]:
 def _mean(metric: str, values: Sequence[float], begun: bool) -> str:
     if not values:
         return 'not done' if begun else NOT_RUN
-    text = number(metric, basic.mean(values))
-    return f'{text} ± {number(metric, basic.stdev(values))}' if len(values) > 1 else text
+    text = number(metric, float(np.mean(values)))
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return f'{text} ± {number(metric, spread)}' if len(values) > 1 else text
 
 
 def _count(one: Measured) -> str:
-    done = sum(seed.standing.results is not None for seed in one.seeds.values())
-    return str(done) if done == len(one.seeds) else f'{done} of {len(one.seeds)}'
+    done = sum(run.standing.results is not None for run in one.runs.values())
+    return str(done) if done == len(one.runs) else f'{done} of {len(one.runs)}'
 
 
 def costs(study: Study, measured: Sequence[Measured], speed: dict[str, Any]) -> Table:
-    """Table 3: parameters, multiply-adds, and steps per second side by side."""
+    """Table 3: parameters, multiply-adds, and training steps per second measured side by side."""
     networks = speed.get('networks', {})
-    header = ['network', 'parameters', 'multiply-adds', 'training steps/s', 'pictures/s']
+    header = ['network', 'parameters', 'multiply-adds', 'training steps/s', 'images/s']
     parameters, steps = (_paper(study, key) for key in ('parameters', 'steps_per_second'))
     if parameters:
         header += ['paper: parameters', 'paper: steps/s']
@@ -120,7 +131,7 @@ def costs(study: Study, measured: Sequence[Measured], speed: dict[str, Any]) -> 
         row = [one.variant.label, NO_NUMBER, NO_NUMBER, NOT_RUN, NOT_RUN]
         if one.config.dataset.num_classes:
             model = build_model(one.config, one.config.dataset.num_classes)
-            network = summary.summarise(model, one.config.image_size)
+            network = counts.summarise(model, one.config.image_size)
             row[1:3] = f'{network.parameters:,}', f'{network.macs:,}'
         if one.variant.name in networks:
             timed = networks[one.variant.name]
@@ -130,31 +141,31 @@ def costs(study: Study, measured: Sequence[Measured], speed: dict[str, Any]) -> 
             count, rate = (column.get(one.variant.name) for column in (parameters, steps))
             row += [f'{count:,}' if count else NO_NUMBER, f'{rate:g}' if rate else NO_NUMBER]
         rows.append(row)
-    note = 'Multiply-adds of convolutions and dense layers, for one picture.'
+    note = 'Multiply-adds: convolutions and dense layers, one image.'
     if networks:
-        sizes = {f'{n["batch_size"]} pictures in {n["dtype"]}' for n in networks.values()}
+        sizes = {f'{n["batch_size"]} images in {n["dtype"]}' for n in networks.values()}
         note += (
-            f' Speed: experiments.speed on {speed["devices"]}, jax {speed["jax"]}; the median of '
-            f'{speed["rounds"]} turns of {speed["steps"]} steps of {", ".join(sorted(sizes))}, '
-            'networks in turn in one process.'
+            f' Speed: experiments.speed on {speed["devices"]}, jax {speed["jax"]}; median of '
+            f'{speed["rounds"]} turns of {speed["steps"]} steps of {", ".join(sorted(sizes))}; the '
+            'networks take turns in one process.'
         )
     return Table('Costs', header, rows, note)
 
 
 def comparisons(study: Study, measured: Sequence[Measured]) -> Table | None:
-    """The first network against each other one, seed by seed; None if there is but one."""
-    metric = next(iter(study.metrics))
+    """Compares the first network with each other one, seed by seed; None if it is alone."""
+    metric = study.metrics[0]
     first, *others = measured
     if not others:
         return None
-    scale = ', points' if metric in PERCENT else ''
+    scale = ', points' if in_percent(metric) else ''
     header = [
-        f'{first.variant.label} minus', f'{study.metrics[metric]}{scale}', '95 % interval',
+        f'{first.variant.label} minus', f'{label(metric)}{scale}', '95 % interval',
         't-test, p', 'permutation, p', 'seeds',
     ]  # fmt: skip
     paper = _paper(study, metric)
     if paper:
-        header += [paper_column(study), 'the same way?']
+        header += [paper_column(study), 'same sign?']
     rows, ours = [], first.results(metric)
     for other in others:
         theirs = other.results(metric)
@@ -162,7 +173,7 @@ def comparisons(study: Study, measured: Sequence[Measured]) -> Table | None:
         row = [other.variant.label, *[NOT_RUN] * 4, '0']
         found = None
         if common:
-            found = statistics.paired([ours[s] for s in common], [theirs[s] for s in common])
+            found = significance.paired([ours[s] for s in common], [theirs[s] for s in common])
             row[1:] = [
                 number(metric, found.mean, signed=True),
                 _interval(metric, found),
@@ -176,16 +187,17 @@ def comparisons(study: Study, measured: Sequence[Measured]) -> Table | None:
             )
         rows.append(row)
     note = (
-        'Differences within seeds, which share the order of examples and their augmentation. The '
-        't-test takes them for normal; with 3 seeds it has 2 degrees of freedom. The permutation '
-        'test takes nothing for granted, but its p cannot be below 2 / 2^seeds: 0.25 for 3, 0.03 '
-        'for 6. Neither tells of other test pictures. No correction for several comparisons.'
+        'Differences within seeds: two runs of one seed share the order of examples and their '
+        'augmentation. The t-test assumes normal differences; with 3 seeds it has 2 degrees of '
+        'freedom. The permutation test assumes no distribution, but its p is 2 / 2^seeds or more: '
+        '0.25 for 3 seeds, 0.03 for 6. Neither covers the choice of test images. No correction '
+        'for several comparisons.'
     )
     return Table('Comparisons', header, rows, note)
 
 
-def _interval(metric: str, found: statistics.Paired) -> str:
-    if math.isnan(found.low):
+def _interval(metric: str, found: significance.Paired) -> str:
+    if found.seeds == 1:
         return 'one seed'
     return f'{number(metric, found.low, True)} to {number(metric, found.high, True)}'
 
@@ -195,9 +207,9 @@ def _p(p: float) -> str:
 
 
 def _agreement(
-    metric: str, found: statistics.Paired | None, ours: float | None, theirs: float | None
+    metric: str, found: significance.Paired | None, ours: float | None, theirs: float | None
 ) -> list[str]:
-    """The paper's difference, and whether ours has its sign; an interval with 0 leaves it open."""
+    """The paper's difference, and whether ours has its sign; undecided if the interval has 0."""
     if ours is None or theirs is None:
         return [NO_NUMBER, NO_NUMBER]
     text = number(metric, ours - theirs, signed=True)
@@ -209,14 +221,17 @@ def _agreement(
 
 
 def listing(study: Study, measured: Sequence[Measured]) -> Table:
-    """All runs, with how far they are."""
+    """All runs with their results and progress."""
     rows = []
     for one in measured:
-        for seed, run in one.seeds.items():
-            standing, found = run.standing, run.standing.results or {}
-            values = [number(m, found[m]) if m in found else NO_NUMBER for m in study.metrics]
-            state = f'done, {standing.step:,} steps' if found else str(standing)
+        for seed, run in one.runs.items():
+            standing, found = run.standing, [run.final(metric) for metric in study.metrics]
+            values = [
+                NO_NUMBER if value is None else number(metric, value)
+                for metric, value in zip(study.metrics, found, strict=True)
+            ]
+            state = f'done, {standing.step:,} steps' if standing.results else str(standing)
             state = NOT_RUN if not standing.step else state
             rows.append([one.variant.label, str(seed), *values, state])
-    header = ['run', 'seed', *study.metrics.values(), 'state']
+    header = ['run', 'seed', *map(label, study.metrics), 'state']
     return Table('Runs', header, rows)

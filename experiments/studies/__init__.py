@@ -1,17 +1,18 @@
-"""The studies: lists of what is trained to be compared, with what the paper says of it.
+"""The studies: what is trained to be compared, and the paper's numbers.
 
-`python -m experiments.sweep STUDY` trains one, `python -m experiments.report STUDY` shows it. The
-paper's numbers are those of its Tables 1 to 3, for runs that only Figures 9 and 10 show the last
-values of their curves, read off the picture (`experiments/paper_curves.csv`, about +-0.002).
+`python -m experiments.sweep STUDY` trains a study, `python -m experiments.report STUDY` shows its
+results. The paper's numbers are from its Tables 1 to 3; those of runs that only Figures 9 and 10
+show are the last values of their curves, read off the image (`experiments/paper_curves.csv`, about
++-0.002).
 """
 
 from typing import Any
 
-from experiments.studies.study import Figure, Study, Variant, grid
-from xception_flax.runtime.errors import UserError, nearest
+from experiments.studies.study import PaperFigure, Study, Variant, grid
+from xception_flax.base.errors import UserError, nearest
 
-ACCURACY = {'top1': 'top-1', 'top5': 'top-5'}
-MAP = {'map100_pictures': 'MAP@100, by pictures', 'map100_classes': 'MAP@100, by classes'}
+ACCURACY = ('top1', 'top5')
+MAP = ('map100_pictures', 'map100_classes')
 
 XCEPTION = Variant(
     'xception',
@@ -41,7 +42,7 @@ IMAGENET = Study(
     ),
     ACCURACY,
     1000,
-    (Figure('Figure 6', 'fig6', {'xception': 'xception', 'inception_v3': 'inception_v3'}),),
+    (PaperFigure('Figure 6', 'fig6', {'xception': 'xception', 'inception_v3': 'inception_v3'}),),
 )
 
 RESIDUAL = Study(
@@ -57,7 +58,7 @@ RESIDUAL = Study(
     ),
     ACCURACY,
     1000,
-    (Figure('Figure 9', 'fig9', {'xception': 'residual', 'no_residual': 'non_residual'}),),
+    (PaperFigure('Figure 9', 'fig9', {'xception': 'residual', 'no_residual': 'non_residual'}),),
 )
 
 ACTIVATION = Study(
@@ -71,10 +72,10 @@ ACTIVATION = Study(
     ),
     ACCURACY,
     1000,
-    (Figure('Figure 10', 'fig10', {'xception': 'none', 'elu': 'elu', 'relu': 'relu'}),),
+    (PaperFigure('Figure 10', 'fig10', {'xception': 'none', 'elu': 'elu', 'relu': 'relu'}),),
 )
 
-# Open Images stands in for JFT, which is not public; the paper's column is JFT's.
+# Open Images in place of JFT, which is not public; the paper's numbers are those on JFT.
 FC_LAYERS = Study(
     'Open Images: with and without fully connected layers',
     (
@@ -101,12 +102,12 @@ FC_LAYERS = Study(
     MAP,
     None,
     (
-        Figure(
+        PaperFigure(
             'Figure 7',
             'fig7',
             {'open_images': 'xception', 'open_images_inception_v3': 'inception_v3'},
         ),
-        Figure(
+        PaperFigure(
             'Figure 8',
             'fig8',
             {'open_images_fc': 'xception_fc', 'open_images_inception_v3_fc': 'inception_v3_fc'},
@@ -115,7 +116,7 @@ FC_LAYERS = Study(
     paper_data='JFT',
 )
 
-# The paper does not give its batch, and its learning rate is low for the one that its figures fit.
+# The paper gives no batch size; its learning rate is low for the one that its figures suggest.
 BATCH_LR = Study(
     'ImageNet: batch and learning rate, 90 epochs',
     grid(
@@ -133,8 +134,8 @@ def _fashion(name: str, label: str, top1: float, overrides: dict[str, Any]) -> V
     return Variant(name, label, 'configs/fashion_mnist.py', overrides, (0, 1, 2), {'top1': top1})
 
 
-# One recipe for all, and one size: Xception has 210,330 parameters, Inception V3 211,226, Xception
-# without shortcuts (whose projections are gone) 195,082.
+# One recipe and one size for all: Xception has 210,330 parameters, Inception V3 211,226, Xception
+# without residual connections (and so without their projections) 195,082.
 FASHION_MNIST = Study(
     'Fashion-MNIST: the comparisons of the paper, small',
     (
@@ -163,9 +164,9 @@ FASHION_MNIST = Study(
     ACCURACY,
     10,
     (
-        Figure('Like Figure 6', '', {'xception': '', 'inception_v3': ''}),
-        Figure('Like Figure 9', '', {'xception': '', 'no_residual': ''}),
-        Figure('Like Figure 10', '', {'xception': '', 'elu': '', 'relu': ''}),
+        PaperFigure('Like Figure 6', '', {'xception': '', 'inception_v3': ''}),
+        PaperFigure('Like Figure 9', '', {'xception': '', 'no_residual': ''}),
+        PaperFigure('Like Figure 10', '', {'xception': '', 'elu': '', 'relu': ''}),
     ),
     paper_data='ImageNet',
 )
@@ -184,7 +185,7 @@ def lookup(name: str) -> Study:
     """The study of that name.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no such study.
     """
     if name not in STUDIES:
         raise UserError(f'there is no study {name!r}{nearest(name, [*STUDIES, "grid"])}')

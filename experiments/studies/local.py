@@ -1,4 +1,4 @@
-"""Runs as processes of this machine, one at a time."""
+"""Trains runs on this machine, one process at a time."""
 
 import contextlib
 import pathlib
@@ -12,100 +12,101 @@ from types import FrameType
 import filelock
 from tqdm import tqdm
 
-from experiments.studies.runs import Run
 from experiments.studies.settings import ROOT
-from xception_flax.runtime import stopping
-from xception_flax.runtime.errors import UserError
+from experiments.studies.trials import Trial
+from xception_flax.base import signals
+from xception_flax.base.errors import UserError
 from xception_flax.runtime.progress import duration
 
-LOOK = 1.0  # seconds between looks at how far a run is
-STARTS = 3  # of a run that asks to be started again without getting any further
+LOOK = 1.0  # seconds between two looks at a run's progress
+STARTS = 3  # starts without progress after which a run that asks for another one has failed
 
 
 class Sweep:
-    """Trains several runs, and goes on when one fails.
+    """Trains several runs; when one fails, it continues with the next.
 
     Attributes:
-      failed: why, by the run's name.
-      elsewhere: names of runs that other processes are at work on.
+      failed: reason of failure, by name of the run.
+      elsewhere: names of runs that other processes are training.
     """
 
-    def __init__(self, runs: list[Run]):
-        """Prepares for `runs`."""
-        self.runs = runs
+    def __init__(self, trials: list[Trial]):
+        """Prepares for `trials`."""
+        self.trials = trials
         self.failed: dict[str, str] = {}
         self.elsewhere: list[str] = []
-        self._signal = ''  # the name of the one that came
+        self._signal = ''  # name of the signal that came
         self._process: subprocess.Popen | None = None
-        self._shares: dict[str, float] = {}  # what is done of each run
+        self._fractions: dict[str, float] = {}  # what is done, by name of the run
 
     def go(self) -> None:
-        """Trains what is not done.
+        """Trains all runs that are not done.
 
         Raises:
           UserError: runs have failed.
-          Stopped: a signal came, or other processes are at work on what is not done.
+          Stopped: a signal came, or other processes are training runs that are not done.
         """
-        with self._signals_passed_on(), contextlib.closing(_Progress(len(self.runs))) as progress:
-            for run in self.runs:
-                self._shares = {r.name: r.standing().share for r in self.runs}
-                progress.show(run.name, self._finished)
-                with hold(run) as free:
-                    if run.standing().done:
+        count = len(self.trials)
+        with self._signals_passed_on(), contextlib.closing(_Progress(count)) as progress:
+            for trial in self.trials:
+                self._fractions = {t.name: t.standing().fraction for t in self.trials}
+                progress.show(trial.name, self._finished)
+                with hold(trial) as free:
+                    if trial.standing().done:
                         continue
                     if free:
-                        self._train(run, progress)
+                        self._train(trial, progress)
                     else:
-                        self.elsewhere.append(run.name)
+                        self.elsewhere.append(trial.name)
                 if self._signal:
-                    raise stopping.Stopped(
-                        f'stopped by {self._signal} in {run.name}; the same command goes on'
+                    raise signals.Stopped(
+                        f'stopped by {self._signal} in {trial.name}; the same command resumes it'
                     )
         if self.failed:
             lines = ''.join(f'\n  {name}: {why}' for name, why in self.failed.items())
-            raise UserError(f'{len(self.failed)} of {len(self.runs)} runs failed:{lines}')
+            raise UserError(f'{len(self.failed)} of {count} runs failed:{lines}')
         if self.elsewhere:
-            raise stopping.Stopped(
-                f'other processes are at work on {", ".join(self.elsewhere)}; '
-                'the same command sees to what they leave'
+            raise signals.Stopped(
+                f'other processes are training {", ".join(self.elsewhere)}; '
+                'if they leave a run unfinished, the same command resumes it'
             )
         print('all runs are done', flush=True)
 
     @property
     def _finished(self) -> float:
-        """Number of runs that are finished, with parts of those that are not."""
-        return sum(1 if n in self.failed else share for n, share in self._shares.items())
+        """Number of finished runs, with the fractions of the others."""
+        return sum(1 if name in self.failed else done for name, done in self._fractions.items())
 
-    def _train(self, run: Run, progress: '_Progress') -> None:
-        began, starts, step = time.monotonic(), 0, run.standing().step
-        status = stopping.STATUS
-        while status == stopping.STATUS and starts < STARTS and not self._signal:
-            status = self._start(run, progress)
-            reached = run.standing().step
+    def _train(self, trial: Trial, progress: '_Progress') -> None:
+        began, starts, step = time.monotonic(), 0, trial.standing().step
+        status = signals.STATUS
+        while status == signals.STATUS and starts < STARTS and not self._signal:
+            status = self._start(trial, progress)
+            reached = trial.standing().step
             starts, step = (0 if reached > step else starts + 1), reached
         if self._signal:
             return
         if status == 0:
-            progress.say(f'{run.name} is done, after {duration(time.monotonic() - began)}')
+            progress.say(f'{trial.name} is done, after {duration(time.monotonic() - began)}')
         else:
-            self.failed[run.name] = f'status {status}, {last_line(run)} ({run.log})'
-            progress.say(f'{run.name} failed: {self.failed[run.name]}')
+            self.failed[trial.name] = f'status {status}, {last_line(trial)} ({trial.log})'
+            progress.say(f'{trial.name} failed: {self.failed[trial.name]}')
 
-    def _start(self, run: Run, progress: '_Progress') -> int:
-        """Runs it once; gives its status."""
-        progress.say(f'{run.name}: {run.standing()}')
-        with run.log.open('a') as log:
+    def _start(self, trial: Trial, progress: '_Progress') -> int:
+        """Starts the run and waits for its end; returns its status."""
+        progress.say(f'{trial.name}: {trial.standing()}')
+        with trial.log.open('a') as log:
             self._process = subprocess.Popen(
-                run.command, cwd=ROOT, stdout=log, stderr=log,
-                start_new_session=True,  # so that it gets a Ctrl-C once: from here
+                trial.command, cwd=ROOT, stdout=log, stderr=log,
+                start_new_session=True,  # a Ctrl-C reaches it once only: from here
             )  # fmt: skip
         if self._signal:  # it came before there was a process
             self._process.terminate()
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return self._process.wait(LOOK)
-            self._shares[run.name] = run.standing().share
-            progress.show(run.name, self._finished)
+            self._fractions[trial.name] = trial.standing().fraction
+            progress.show(trial.name, self._finished)
 
     @contextlib.contextmanager
     def _signals_passed_on(self) -> Iterator[None]:
@@ -114,7 +115,7 @@ class Sweep:
             if self._process is not None and self._process.poll() is None:
                 self._process.send_signal(number)
 
-        before = {number: signal.signal(number, pass_on) for number in stopping.SIGNALS}
+        before = {number: signal.signal(number, pass_on) for number in signals.SIGNALS}
         try:
             yield
         finally:
@@ -123,21 +124,21 @@ class Sweep:
 
 
 @contextlib.contextmanager
-def hold(run: Run) -> Iterator[bool]:
-    """Keeps other sweeps off a run; gives whether it was free.
+def hold(trial: Trial) -> Iterator[bool]:
+    """Keeps other sweeps off a run inside the context; gives whether the run was free.
 
-    The run itself claims its folder only some seconds after its start.
+    The run itself locks its folder only some seconds after its start.
     """
-    run.workdir.mkdir(parents=True, exist_ok=True)
-    with _lock(run.workdir / '.sweep.lock') as free:
-        yield free and not in_use(run)
+    trial.workdir.mkdir(parents=True, exist_ok=True)
+    with _lock(trial.workdir / '.sweep.lock') as free:
+        yield free and not in_use(trial)
 
 
-def in_use(run: Run) -> bool:
-    """Whether a training is at work in the run's folder."""
-    if not run.workdir.exists():
+def in_use(trial: Trial) -> bool:
+    """Whether a training uses the run's folder."""
+    if not trial.workdir.exists():
         return False
-    with _lock(run.workdir / '.lock') as free:  # of `workdirs.claim`
+    with _lock(trial.workdir / '.lock') as free:  # that of `workdirs.claim`
         return not free
 
 
@@ -151,25 +152,25 @@ def _lock(path: pathlib.Path) -> Iterator[bool]:
         yield False
         return
     except NotImplementedError:
-        pass  # a mount that knows no locks
+        pass  # a mount without locks
     try:
         yield True
     finally:
         lock.release()
 
 
-def last_line(run: Run) -> str:
+def last_line(trial: Trial) -> str:
     """The last line that the run has printed."""
-    lines = run.log.read_text(errors='replace').split('\n')
-    return next((line.strip() for line in reversed(lines) if line.strip()), 'without a word')
+    lines = trial.log.read_text(errors='replace').split('\n')
+    return next((line.strip() for line in reversed(lines) if line.strip()), 'no output')
 
 
 class _Progress:
-    """How far all runs are: a bar on a terminal, lines elsewhere."""
+    """Shows the progress of all runs: a bar on a terminal, lines elsewhere."""
 
     def __init__(self, runs: int):
         self.runs = runs
-        self._began: tuple[float, float] | None = None  # time, and what was finished then
+        self._began: tuple[float, float] | None = None  # time, and number of runs finished then
         self._left = ''
         self._bar = None
         if sys.stderr.isatty():
@@ -177,7 +178,7 @@ class _Progress:
             self._bar = tqdm(total=runs, dynamic_ncols=True, bar_format=layout)
 
     def show(self, name: str, finished: float) -> None:
-        """Takes that so many runs are finished, parts counted, and `name` is under way."""
+        """Shows the number of finished runs, with fractions, and the name of the current one."""
         now = time.monotonic()
         if self._began is None:
             self._began = now, finished

@@ -1,4 +1,4 @@
-"""Settings of many runs: as text on the command line, and on top of a config file."""
+"""Settings of many runs: read from the command line, and applied to a config file."""
 
 import ast
 import pathlib
@@ -7,31 +7,31 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from xception_flax.base.errors import UserError
 from xception_flax.config import reading
-from xception_flax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def assignments(texts: Iterable[str]) -> dict[str, Any]:
-    """Values by their paths, from 'PATH=VALUE'.
+    """Reads 'PATH=VALUE' texts: the values by path.
 
-    A value is a number, a tuple, a truth value, or else the text itself.
+    A value is a number, a tuple, True or False, or else the text itself.
 
     Raises:
-      UserError: one has no '='.
+      UserError: a text has no '='.
     """
-    return {path: _value(text) for path, text in map(_split, texts)}
+    return {path: _value(text) for path, text in map(_pair, texts)}
 
 
 def axes(texts: Iterable[str]) -> dict[str, list[Any]]:
-    """Several values for each path, from 'PATH=VALUE,VALUE,...'.
+    """Reads 'PATH=VALUE,VALUE,...' texts: the lists of values by path.
 
     Raises:
-      UserError: one has no '='.
+      UserError: a text has no '='.
     """
     found = {}
-    for path, text in map(_split, texts):
+    for path, text in map(_pair, texts):
         values = _value(f'[{text}]')
         several = isinstance(values, list)
         found[path] = values if several else [_value(part) for part in text.split(',')]
@@ -39,26 +39,26 @@ def axes(texts: Iterable[str]) -> dict[str, list[Any]]:
 
 
 def read(file: str, overrides: Mapping[str, Any]) -> ConfigDict:
-    """The config of a file, given from the project's root, with some settings changed.
+    """Reads a config file and changes some settings.
+
+    Args:
+      file: its path, relative to the root of the project.
+      overrides: values to set, by path.
 
     Raises:
       UserError: there is no such file or setting, or a value is of another type.
     """
     config = reading.read_file(str(ROOT / file))
-    reading.check_keys(list(overrides))
     for path, value in overrides.items():
-        try:
-            config.update_from_flattened_dict({path: value})
-        except (TypeError, ValueError) as error:
-            raise UserError(f'config.{path} cannot be {value!r}: {error}') from error
+        reading.set_value(config, path, value)
     reading.override_units(config, list(overrides))
     return config
 
 
-def _split(text: str) -> tuple[str, str]:
+def _pair(text: str) -> tuple[str, str]:
     path, equals, value = text.partition('=')
     if not equals:
-        raise UserError(f'{text!r} is no PATH=VALUE')
+        raise UserError(f'{text!r} is not PATH=VALUE')
     return path, value
 
 

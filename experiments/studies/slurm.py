@@ -1,4 +1,4 @@
-"""Runs as Slurm jobs, by submitit (extra `[slurm]`)."""
+"""Submits runs as Slurm jobs, by submitit (extra `[slurm]`)."""
 
 import contextlib
 import os
@@ -8,17 +8,17 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.studies.runs import Run
 from experiments.studies.settings import ROOT
-from xception_flax.runtime import stopping
-from xception_flax.runtime.errors import UserError
+from experiments.studies.trials import Trial
+from xception_flax.base import signals
+from xception_flax.base.errors import UserError
 
 
 class Job:
-    """A run, as each task of a job starts it; the tasks find each other by Slurm's variables.
+    """A run as each task of a job starts it; the tasks find each other by Slurm's variables.
 
-    submitit pickles it, and before the job's time is up or its place is taken it calls
-    `checkpoint` in the first task.
+    submitit pickles it. Before the job times out or is preempted, submitit calls `checkpoint` in
+    the first task.
     """
 
     def __init__(self, command: Sequence[str]):
@@ -26,26 +26,26 @@ class Job:
         self._process: subprocess.Popen | None = None
 
     def __call__(self) -> None:
-        """Runs it to its end.
+        """Runs the command to its end.
 
         Raises:
-          RuntimeError: it failed; submitit then calls the job failed.
+          RuntimeError: it failed; submitit then reports the job as failed.
         """
-        status = stopping.STATUS
-        while status == stopping.STATUS:
-            # Slurm sends its warning to all processes of a job; it is for submitit alone.
+        status = signals.STATUS
+        while status == signals.STATUS:
+            # Slurm sends its warning to all processes of a job; only submitit should take it.
             self._process = subprocess.Popen(self.command, cwd=ROOT, preexec_fn=_ignore_warning)
             status = self._process.wait()
         if status:
             raise RuntimeError(f'ended with status {status}')
 
     def checkpoint(self) -> Any:
-        """Lets the run save, and asks for the job to be queued again."""
+        """Lets the run save, and asks submitit to queue the job again."""
         import submitit
 
         if self._process is not None:
             self._process.terminate()
-            # This is inside a signal's handler, which came in the middle of `Popen.wait`.
+            # This is a signal handler, which interrupts `Popen.wait`.
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(Job(self.command))
@@ -56,21 +56,24 @@ def _ignore_warning() -> None:
 
 
 def submit(
-    runs: Sequence[Run], folder: pathlib.Path, parameters: Mapping[str, Any], cluster: str = 'slurm'
-) -> Iterator[tuple[Run, Any]]:
-    """Submits what is not done; a run that is submitted twice is claimed by the first job alone.
+    trials: Sequence[Trial],
+    folder: pathlib.Path,
+    parameters: Mapping[str, Any],
+    cluster: str = 'slurm',
+) -> Iterator[tuple[Trial, Any]]:
+    """Submits the runs that are not done; of two jobs for one run only the first trains it.
 
     Args:
-      runs: of a study.
+      trials: runs of a study.
       folder: for submitit's files and the jobs' output.
       parameters: of submitit's AutoExecutor, such as 'slurm_partition' and 'gpus_per_node'.
-      cluster: 'slurm', or another that submitit knows.
+      cluster: 'slurm', or another cluster that submitit supports.
 
     Yields:
       Each run that is not done, and its job.
 
     Raises:
-      UserError: there is no submitit, no Slurm, or no such parameter.
+      UserError: submitit or Slurm is missing, or a parameter does not exist.
     """
     try:
         import submitit
@@ -81,7 +84,7 @@ def submit(
         executor.update_parameters(**parameters)
     except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f'submitit: {" ".join(str(error).split())}') from error
-    for run in runs:
-        if not run.standing().done:
-            executor.update_parameters(name=run.name.replace('/', '-'))
-            yield run, executor.submit(Job(run.command))
+    for trial in trials:
+        if not trial.standing().done:
+            executor.update_parameters(name=trial.name.replace('/', '-'))
+            yield trial, executor.submit(Job(trial.command))

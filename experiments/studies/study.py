@@ -1,4 +1,4 @@
-"""What a study is made of."""
+"""The parts of a study."""
 
 import dataclasses
 import itertools
@@ -8,16 +8,16 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """Settings that are trained once for each seed.
+    """Settings that are trained once per seed.
 
     Attributes:
-      name: of its folder; the same in two studies for what they have in common.
-      label: what tables and figures call it.
-      file: its config file, from the project's root.
-      overrides: settings that differ from the file, by their paths.
+      name: name of its folder; studies that share a variant share its runs.
+      label: its name in tables and figures.
+      file: its config file, relative to the root of the project.
+      overrides: settings that differ from the file, by path.
       seeds: one run each.
-      paper: the paper's numbers, by the names in a study's `metrics`, and 'parameters' and
-        'steps_per_second'.
+      paper: numbers of the paper, by metric ('map100' for both readings of MAP@100), and
+        'parameters' and 'steps_per_second'.
     """
 
     name: str
@@ -29,13 +29,13 @@ class Variant:
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure:
-    """Curves over steps.
+class PaperFigure:
+    """Curves over steps, as one of the paper's figures shows them.
 
     Attributes:
       title: such as 'Figure 6'.
-      paper: the figure's name in `experiments/paper_curves.csv`; '' where it does not apply.
-      series: by the name of a variant, its curve's name there.
+      paper: name of the figure in `experiments/paper_curves.csv`; '' for none.
+      series: name of the curve there, by the name of the variant.
     """
 
     title: str
@@ -45,22 +45,23 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What is trained to be compared.
+    """Variants that are trained to be compared.
 
     Attributes:
       title: what it compares.
-      variants: the first is what the others are compared with.
-      metrics: what counts in evaluations, by its name in `metrics.jsonl`; the first is drawn.
-      num_classes: of the data; None where only a run tells.
-      figures: of the paper.
-      paper_data: the data set of the paper's numbers, where it is another.
+      variants: the others are compared with the first.
+      metrics: names of metrics in `xception_flax.training.metrics.METRICS`; the first is drawn and
+        compared.
+      num_classes: number of classes; None if only a run knows it.
+      figures: curves to draw.
+      paper_data: the data set of the paper's numbers, if it is another.
     """
 
     title: str
     variants: tuple[Variant, ...]
-    metrics: Mapping[str, str]
+    metrics: tuple[str, ...]
     num_classes: int | None = None
-    figures: tuple[Figure, ...] = ()
+    figures: tuple[PaperFigure, ...] = ()
     paper_data: str = ''
 
 
@@ -70,13 +71,13 @@ def grid(
     seeds: tuple[int, ...] = (0,),
     overrides: Mapping[str, Any] | None = None,
 ) -> tuple[Variant, ...]:
-    """A variant for each combination of values.
+    """One variant for each combination of values.
 
     Args:
-      file: the config file that all start from.
-      axes: the values of each setting, by its path.
-      seeds: of each combination.
-      overrides: what else differs from the file, in all.
+      file: config file that all variants start from.
+      axes: values of each setting, by path.
+      seeds: seeds of each combination.
+      overrides: other settings that differ from the file, the same in all variants.
     """
     variants = []
     for values in itertools.product(*axes.values()):

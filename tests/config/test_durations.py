@@ -1,15 +1,13 @@
 import pytest
+from helpers import default_config
 
-from xception_flax import config as configs
+from xception_flax.base.errors import UserError
 from xception_flax.config import Durations
-from xception_flax.runtime.errors import UserError
 
 
-def config(**settings):
-    c = configs.default()
-    c.batch_size = 10
-    c.update_from_flattened_dict({k.replace('__', '.'): v for k, v in settings.items()})
-    return c
+def resolve(**settings):
+    """Durations of 250 examples in batches of 10: 25 steps per epoch."""
+    return Durations.resolve(default_config(batch_size=10, **settings), examples=250)
 
 
 @pytest.mark.parametrize(
@@ -23,11 +21,11 @@ def config(**settings):
     ],
 )
 def test_the_total_is_given_in_any_unit(settings, total):
-    assert Durations.resolve(config(**settings), examples=250).total == total
+    assert resolve(**settings).total == total
 
 
-def test_the_others_too_and_in_percent():
-    c = config(
+def test_other_durations_are_given_in_any_unit_or_in_percent():
+    durations = resolve(
         total_steps=200,
         eval_epochs=1.5,
         checkpoint_percent=12.5,
@@ -35,7 +33,6 @@ def test_the_others_too_and_in_percent():
         schedule__warmup_percent=5.0,
         schedule__decay_epochs=0.25,
     )
-    durations = Durations.resolve(c, examples=250)
     assert durations.eval == 37.5
     assert durations.checkpoint == 25
     assert durations.log == 5
@@ -43,8 +40,8 @@ def test_the_others_too_and_in_percent():
     assert durations.decay == 6.25
 
 
-def test_what_is_not_set_is_never_due():
-    durations = Durations.resolve(config(total_steps=5), examples=250)
+def test_a_duration_that_is_not_set_is_never_due():
+    durations = resolve(total_steps=5)
     assert durations.eval == 0
     assert not any(durations.due(durations.eval, step) for step in range(1, 100))
 
@@ -72,4 +69,4 @@ def test_fractions_of_a_step_do_not_drift():
 )
 def test_impossible_durations_are_refused(settings, says):
     with pytest.raises(UserError, match=says):
-        Durations.resolve(config(**settings), examples=250)
+        resolve(**settings)

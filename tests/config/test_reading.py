@@ -4,8 +4,8 @@ import pytest
 from absl import flags
 
 from xception_flax import config as configs
+from xception_flax.base.errors import UserError
 from xception_flax.config import reading
-from xception_flax.runtime.errors import UserError
 
 FILE = """
 from xception_flax import config as configs
@@ -45,7 +45,7 @@ def test_settings_are_overridden_by_path(parse):
     assert parse('--config.xception.fc_layers=(4096,4096)').xception.fc_layers == (4096, 4096)
 
 
-def test_a_unit_on_the_command_line_takes_the_place_of_the_files(parse):
+def test_a_unit_on_the_command_line_replaces_the_one_in_the_file(parse):
     c = parse('--config.total_steps=50', '--config.schedule.decay_examples=10')
     assert (c.total_steps, c.total_epochs) == (50, None)
     assert (c.schedule.decay_examples, c.schedule.decay_epochs) == (10, None)
@@ -82,19 +82,19 @@ def test_mistakes_on_the_command_line_end_in_one_line(parse, args, says):
 def test_arguments_stand_anywhere_among_the_flags(parse):
     assert parse('a', '--config.batch_size=2', 'b', arguments='SOURCE TARGET') == ['a', 'b']
     for given in (['a'], ['a', 'b', 'c']):
-        assert parse(*given, arguments='PICTURE...') == given
-        assert parse('x', *given, arguments='NAME PICTURE...') == ['x', *given]
+        assert parse(*given, arguments='IMAGE...') == given
+        assert parse('x', *given, arguments='NAME IMAGE...') == ['x', *given]
 
 
 @pytest.mark.parametrize(
     ('args', 'arguments', 'says'),
     [
-        ([], 'PICTURE...', 'PICTURE is missing; see --help'),
+        ([], 'IMAGE...', 'IMAGE is missing; see --help'),
         (['a'], 'SOURCE TARGET', 'TARGET is missing; see --help'),
         (['a', 'b', 'c'], 'SOURCE TARGET', "'c' is not understood; see --help"),
     ],
 )
-def test_too_few_and_too_many_arguments_are_told(parse, args, arguments, says):
+def test_too_few_and_too_many_arguments_are_errors(parse, args, arguments, says):
     with pytest.raises(SystemExit) as caught:
         parse(*args, arguments=arguments)
     assert caught.value.code == f'error: {says}'
@@ -107,21 +107,21 @@ def test_too_few_and_too_many_arguments_are_told(parse, args, arguments, says):
             'c.batchsize = 4',
             "some.py:7: there is no setting 'batchsize'; did you mean config.batch_size",
         ),
-        ('c.optimiser.name = "sgd"', "'optimiser'; did you mean config.optimizer"),
-        ('c.batch_size = "many"', 'batch_size takes int, not many (str)'),
-        ('c.batch_size = 1.5', 'batch_size takes int, not 1.5 (float)'),
+        ('c.optimiser.name = "sgd"', "'optimiser.name'; did you mean config.optimizer.name"),
+        ('c.batch_size = "many"', "batch_size takes int, not 'many'"),
+        ('c.batch_size = 1.5', 'batch_size takes int, not 1.5'),
         ('1 / 0', 'some.py:7: ZeroDivisionError'),
         ('return None', 'must return the config'),
     ],
 )
-def test_mistakes_in_a_file_are_told_with_their_line(parse, line, says):
+def test_mistakes_in_a_file_are_reported_with_their_line(parse, line, says):
     with pytest.raises(SystemExit) as caught:
         parse(line=line)
     assert says in caught.value.code
     assert '\n' not in caught.value.code
 
 
-def test_a_file_that_is_not_there_is_told_with_the_nearest(tmp_path):
+def test_a_missing_file_is_reported_with_the_nearest_name(tmp_path):
     (tmp_path / 'digits.py').touch()
     with pytest.raises(UserError, match=r"did you mean '.*digits.py'"):
         reading.read_file(str(tmp_path / 'digit.py'))

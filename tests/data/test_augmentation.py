@@ -1,16 +1,16 @@
 import cv2
 import numpy as np
 import pytest
+from helpers import default_config
 from PIL import Image, ImageEnhance, ImageOps
 
-from xception_flax import config as configs
-from xception_flax.data import augmentation, pictures
+from xception_flax.data import augmentation, images
 from xception_flax.data.augmentation import OPERATIONS
 
 RNG = np.random.default_rng(0)
 SMALL = RNG.integers(30, 220, (5, 7, 3), dtype=np.uint8)
-PICTURE = cv2.resize(SMALL, (70, 50), interpolation=cv2.INTER_CUBIC)
-PILLOW = Image.fromarray(PICTURE)
+IMAGE = cv2.resize(SMALL, (70, 50), interpolation=cv2.INTER_CUBIC)
+PILLOW = Image.fromarray(IMAGE)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ PILLOW = Image.fromarray(PICTURE)
     ],
 )
 def test_operations_on_levels_are_pillows(name, amount, expected):
-    np.testing.assert_array_equal(OPERATIONS[name](PICTURE, amount), np.asarray(expected))
+    np.testing.assert_array_equal(OPERATIONS[name](IMAGE, amount), np.asarray(expected))
 
 
 @pytest.mark.parametrize('amount', [-1.0, -0.4, 0.4, 1.0])
@@ -41,10 +41,10 @@ def test_operations_on_levels_are_pillows(name, amount, expected):
 def test_enhancements_are_pillows_but_for_rounding(name, enhance, amount):
     expected = np.asarray(enhance(PILLOW).enhance(1 + 0.9 * amount), int)
     # Two roundings, of which the first is enlarged up to 1.9 times; and Pillow cuts where we round.
-    assert np.abs(OPERATIONS[name](PICTURE, amount) - expected).max() <= 2
+    assert np.abs(OPERATIONS[name](IMAGE, amount) - expected).max() <= 2
 
 
-def test_shifts_move_by_their_share_and_fill_with_grey():
+def test_shifts_move_by_a_fraction_and_pad_with_grey():
     square = np.arange(331 * 331 * 3, dtype=np.uint8).reshape(331, 331, 3)
     right = OPERATIONS['shift_x'](square, 0.5)
     np.testing.assert_array_equal(right[:, 75:], square[:, :-75])
@@ -67,46 +67,43 @@ def test_shear_and_rotation_turn_lines_around_the_centre():
 @pytest.mark.parametrize('name', OPERATIONS)
 def test_every_operation_keeps_shape_and_type_and_does_nothing_at_zero(name):
     for amount in (-1.0, 1.0):
-        changed = OPERATIONS[name](PICTURE, amount)
-        assert (changed.shape, changed.dtype) == (PICTURE.shape, np.uint8)
+        changed = OPERATIONS[name](IMAGE, amount)
+        assert (changed.shape, changed.dtype) == (IMAGE.shape, np.uint8)
     if name not in ('autocontrast', 'equalize'):
-        np.testing.assert_array_equal(OPERATIONS[name](PICTURE, 0.0), PICTURE)
+        np.testing.assert_array_equal(OPERATIONS[name](IMAGE, 0.0), IMAGE)
     flat = np.full((20, 20, 3), 77, np.uint8)
     assert OPERATIONS[name](flat, 0.5).shape == flat.shape
 
 
 def test_rand_augment_depends_on_its_generator_alone():
     def some(seed):
-        return augmentation.rand_augment(PICTURE, 2, 9.0, np.random.default_rng(seed))
+        return augmentation.rand_augment(IMAGE, 2, 9.0, np.random.default_rng(seed))
 
     np.testing.assert_array_equal(some(3), some(3))
     assert len({some(seed).tobytes() for seed in range(20)}) > 15
 
 
 def test_erasing_covers_a_rectangle_of_noise_of_the_right_size():
-    picture, shares = np.full((100, 100, 3), 7, np.uint8), []
+    image, fractions = np.full((100, 100, 3), 7, np.uint8), []
     for seed in range(200):
-        erased = augmentation.erase(picture, np.random.default_rng(seed))
+        erased = augmentation.erase(image, np.random.default_rng(seed))
         rows, columns = np.nonzero((erased != 7).any(2))
         box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1) if len(rows) else 0
         # Noise is 7 in all three channels once in 16 million pixels.
         assert len(rows) == box
-        shares.append(box / 100**2)
-    assert (picture == 7).all()
-    assert 0.015 < min(share for share in shares if share) < 0.05
-    assert 0.28 < max(shares) < 0.35
+        fractions.append(box / 100**2)
+    assert (image == 7).all()
+    assert 0.015 < min(fraction for fraction in fractions if fraction) < 0.05
+    assert 0.28 < max(fractions) < 0.35
 
 
-def test_training_pictures_are_augmented_and_erased_as_the_config_says():
-    c = configs.default()
-    c.image_size = 64
-    c.augment.flip = False
-    c.augment.crop = 'none'
+def test_training_images_are_augmented_and_erased_as_the_config_says():
+    c = default_config(image_size=64, augment__flip=False, augment__crop='none')
 
     def prepared(seed, **settings):
         with c.unlocked():
             c.augment.update(settings)
-        return pictures.for_training(PICTURE, c, np.random.default_rng(seed))
+        return images.for_training(IMAGE, c, np.random.default_rng(seed))
 
     plain = prepared(0)
     changed = [(prepared(seed, randaugment=2) != plain).any() for seed in range(20)]

@@ -1,15 +1,12 @@
 import pytest
+from helpers import small_config
 
-from xception_flax import config as configs
+from xception_flax.base.errors import UserError
 from xception_flax.data import class_weights, sources
-from xception_flax.runtime.errors import UserError
 
 
 def load(path):
-    c = configs.default()
-    c.image_size = 8
-    c.dataset.source = 'digits'
-    c.dataset.class_weights = str(path or '')
+    c = small_config(dataset__class_weights=str(path or ''))
     return class_weights.load(c, sources.load(c, 'test'))
 
 
@@ -31,18 +28,18 @@ def test_json_and_csv_name_classes_and_others_weigh_nothing(tmp_path):
         ('w.json', '{"3": -1}', "'3' weighs -1; give a number, 0 or above"),
         ('w.json', '{"3": null}', "'3' weighs None"),
         ('w.csv', '3,nan', "'3' weighs 'nan'"),
-        ('w.csv', '3,0', 'no class weighs anything'),
+        ('w.csv', '3,0', 'all weights are 0'),
         ('w.csv', '3', 'cannot be read as JSON or CSV'),
         ('w.json', '[1, 2]', 'cannot be read as JSON or CSV'),
         ('w.json', '{', 'cannot be read as JSON or CSV'),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told(tmp_path, name, text, says):
+def test_a_wrong_file_is_an_error_that_says_what_is_wrong(tmp_path, name, text, says):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=says):
         load(tmp_path / name)
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(UserError, match='No such file'):
         load(tmp_path / 'none.csv')

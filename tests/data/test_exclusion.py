@@ -1,17 +1,17 @@
 import numpy as np
 import pytest
 
+from xception_flax.base.errors import UserError
 from xception_flax.data.sources.arrays import ArraySource
 from xception_flax.data.sources.exclusion import exclude
-from xception_flax.runtime.errors import UserError
 
 
 class NamedSource(ArraySource):
-    """Pictures that have names, as those of TFDS and of folders."""
+    """Images that have names, as those of TFDS and of folders."""
 
     def __init__(self, names):
-        pictures = np.arange(len(names), dtype=np.uint8)[:, None, None]
-        super().__init__('some', pictures, np.arange(len(names)), ['class'] * len(names))
+        images = np.arange(len(names), dtype=np.uint8)[:, None, None]
+        super().__init__('some', images, np.arange(len(names)), ['class'] * len(names))
         self.names = names
 
     def name(self, index):
@@ -47,9 +47,9 @@ def test_names_and_numbers_are_left_out(tmp_path, source, text, left, unmatched)
     assert remaining.num_classes == source.num_classes
 
 
-def test_a_list_that_is_missing_or_leaves_nothing_is_told(tmp_path):
+def test_a_list_that_is_missing_or_leaves_nothing_is_an_error(tmp_path):
     with pytest.raises(UserError, match='cannot be read'):
         exclude(ARRAY, tmp_path / 'none.txt', 2)
     (tmp_path / 'all.txt').write_text('0\n1\n2\n')
-    with pytest.raises(UserError, match='leaves none of the 3 pictures'):
+    with pytest.raises(UserError, match='leaves none of the 3 images'):
         exclude(ARRAY, tmp_path / 'all.txt', 2)

@@ -4,32 +4,29 @@ import time
 
 import numpy as np
 import pytest
+from helpers import default_config
 
-from xception_flax import config as configs
+from xception_flax.base.errors import UserError
 from xception_flax.data import pipeline
 from xception_flax.data.reader import Reader
 from xception_flax.data.sources.arrays import ArraySource
-from xception_flax.runtime.errors import UserError
 
 EXAMPLES = 50
 
 
 @pytest.fixture
 def reader():
-    """Each picture holds its own number, and so does its label."""
-    pictures = np.broadcast_to(np.arange(EXAMPLES, dtype=np.uint8)[:, None, None], (EXAMPLES, 8, 8))
+    """Each image holds its own number, and so does its label."""
+    images = np.broadcast_to(np.arange(EXAMPLES, dtype=np.uint8)[:, None, None], (EXAMPLES, 8, 8))
     names = [str(i) for i in range(EXAMPLES)]
-    return Reader(ArraySource('numbers', pictures, np.arange(EXAMPLES), names), 0.0)
+    return Reader(ArraySource('numbers', images, np.arange(EXAMPLES), names), 0.0)
 
 
 @pytest.fixture
 def config():
-    c = configs.default()
-    c.image_size = 8
-    c.batch_size = 12
-    c.seed = 3
-    c.augment.crop, c.augment.brightness = 'none', 0.2
-    return c
+    return default_config(
+        image_size=8, batch_size=12, seed=3, augment__crop='none', augment__brightness=0.2
+    )
 
 
 def take(iterator, count):
@@ -37,7 +34,7 @@ def take(iterator, count):
     return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
 
 
-def test_batches_are_uint8_pictures_and_int32_labels(reader, config):
+def test_batches_are_uint8_images_and_int32_labels(reader, config):
     batch = next(pipeline.training_batches(reader, config, 0))
     assert (batch['image'].shape, batch['image'].dtype) == ((12, 8, 8, 3), np.uint8)
     assert (batch['label'].shape, batch['label'].dtype) == ((12,), np.int32)
@@ -55,7 +52,7 @@ def test_order_and_augmentation_depend_on_seed_and_position_alone(reader, config
     config.loader_threads = 1
     again = take(pipeline.training_batches(reader, config, 0), 10)
     np.testing.assert_array_equal(once['image'], again['image'])
-    # The same example is augmented otherwise in another epoch.
+    # The same example is augmented differently in another epoch.
     positions = [np.flatnonzero(once['label'] == 7)[i] for i in (0, 1)]
     assert not np.array_equal(*(once['image'][p] for p in positions))
     config.seed = 4
@@ -74,35 +71,37 @@ def test_neighbouring_seeds_share_no_epoch(reader, config):
 
 
 @pytest.mark.parametrize('start', [12, 60, 7, 5 * EXAMPLES + 3])
-def test_going_on_at_a_position_gives_what_would_have_come(reader, config, start):
+def test_resuming_at_a_position_continues_the_sequence(reader, config, start):
     whole = take(pipeline.training_batches(reader, config, 0), 30)
     rest = take(pipeline.training_batches(reader, config, start), 3)
     for key in whole:
         np.testing.assert_array_equal(rest[key], whole[key][start : start + 36])
 
 
-@pytest.mark.parametrize('hosts', [2, 3, 4])
-def test_hosts_share_out_the_batches_of_one(reader, config, hosts):
+@pytest.mark.parametrize('processes', [2, 3, 4])
+def test_processes_divide_the_batches_of_one(reader, config, processes):
     one = take(pipeline.training_batches(reader, config, 24), 6)
-    shares = [
-        list(itertools.islice(pipeline.training_batches(reader, config, 24, host, hosts), 6))
-        for host in range(hosts)
+    parts = [
+        list(itertools.islice(pipeline.training_batches(reader, config, 24, i, processes), 6))
+        for i in range(processes)
     ]
     for key in one:
-        together = [share[i][key] for i in range(6) for share in shares]
+        together = [part[i][key] for i in range(6) for part in parts]
         np.testing.assert_array_equal(np.concatenate(together), one[key])
 
 
-@pytest.mark.parametrize(('batch_size', 'hosts'), [(12, 1), (12, 3), (EXAMPLES, 1), (64, 2)])
+@pytest.mark.parametrize(('batch_size', 'processes'), [(12, 1), (12, 3), (EXAMPLES, 1), (64, 2)])
 def test_evaluation_has_every_example_once_in_order_and_masks_the_rest(
-    reader, config, batch_size, hosts
+    reader, config, batch_size, processes
 ):
     config.batch_size = batch_size
-    shares = [list(pipeline.evaluation_batches(reader, config, h, hosts)) for h in range(hosts)]
+    parts = [
+        list(pipeline.evaluation_batches(reader, config, i, processes)) for i in range(processes)
+    ]
     count = -(-EXAMPLES // batch_size)
-    assert {len(share) for share in shares} == {count}
+    assert {len(part) for part in parts} == {count}
     labels, mask = (
-        np.concatenate([share[i][key] for i in range(count) for share in shares])
+        np.concatenate([part[i][key] for i in range(count) for part in parts])
         for key in ('label', 'mask')
     )
     assert len(mask) == count * batch_size
@@ -112,20 +111,20 @@ def test_evaluation_has_every_example_once_in_order_and_masks_the_rest(
 
 
 class Holes(ArraySource):
-    """Pictures that hold their number, some of which are damaged."""
+    """Images that hold their number, some of which are damaged."""
 
     def __init__(self, damaged):
-        pictures = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None], (20, 8, 8))
-        super().__init__('holes', pictures, np.arange(20), [str(i) for i in range(20)])
+        images = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None], (20, 8, 8))
+        super().__init__('holes', images, np.arange(20), [str(i) for i in range(20)])
         self.damaged = damaged
 
     def __getitem__(self, index):
         record = super().__getitem__(index)
-        return {**record, 'picture': b'broken'} if index in self.damaged else record
+        return {**record, 'image': b'broken'} if index in self.damaged else record
 
 
 class Counted(Holes):
-    """Says what was read, and takes a while."""
+    """Notes what was read, and takes a while."""
 
     def __init__(self, seconds=0.0):
         super().__init__(())
@@ -151,7 +150,7 @@ def test_few_batches_wait_but_all_threads_have_work(config, threads, ahead):
     assert len(source.read) == expected
 
 
-def test_what_nobody_waits_for_is_not_read(config):
+def test_dropped_iterators_stop_reading(config):
     source, config.loader_threads, config.batch_size = Counted(0.01), 2, 100
     batches = pipeline.training_batches(Reader(source, 0.0), config, 0)
     next(batches)
@@ -168,11 +167,11 @@ def test_labels_of_several_shapes_are_an_error(config):
             label = np.arange(20) == 3 if index == 3 else index
             return {**super().__getitem__(index), 'label': label}
 
-    with pytest.raises(ValueError, match=r'label: \((20,)?\) beside \((20,)?\)'):
+    with pytest.raises(ValueError, match=r'label has shapes \((20,)?\) and \((20,)?\)'):
         take(pipeline.training_batches(Reader(Mixed(()), 0.0), config, 0), 2)
 
 
-def test_the_next_picture_takes_the_place_of_one_that_cannot_be_read(config, caplog):
+def test_the_next_image_replaces_an_unreadable_one(config, caplog):
     config.batch_size = 20
     whole = take(pipeline.training_batches(Reader(Holes(()), 0.0), config, 0), 3)['label']
     reader = Reader(Holes((4, 5, 19)), 0.2)
@@ -185,29 +184,29 @@ def test_the_next_picture_takes_the_place_of_one_that_cannot_be_read(config, cap
     ]
 
 
-def test_in_evaluation_what_cannot_be_read_is_told_from_filling(config):
+def test_evaluation_masks_unreadable_images_unlike_padding(config):
     reader = Reader(Holes((4, 19)), 0.2)
     batches = take(pipeline.evaluation_batches(reader, config), 2)
     assert batches['mask'].tolist() == [-1 if i in (4, 19) else float(i < 20) for i in range(24)]
 
 
-def test_too_many_pictures_that_cannot_be_read_end_the_run(config):
+def test_too_many_unreadable_images_end_the_run(config):
     reader = Reader(Holes((4, 5, 19)), 0.1)
-    says = r'3 of 20 pictures cannot be read, more than config.max_unreadable=0.1 .* holes\[\d+\]'
+    says = r'3 of 20 images cannot be read, more than config.max_unreadable=0.1 .* holes\[\d+\]'
     with pytest.raises(UserError, match=says):
         take(pipeline.training_batches(reader, config, 0), 3)
-    with pytest.raises(UserError, match='none of the 20 pictures can be read'):
+    with pytest.raises(UserError, match='none of the 20 images can be read'):
         Reader(Holes(range(20)), 1.0).read_or_next(3)
 
 
-def test_a_label_that_is_no_class_is_named(config):
+def test_a_label_out_of_range_is_reported_with_its_image(config):
     source = Holes(())
     source.labels = np.where(np.arange(20) == 7, 20, np.arange(20))
     with pytest.raises(UserError, match=r'holes\[7\] has the label 20, but there are 20 classes'):
         list(pipeline.evaluation_batches(Reader(source, 0.0), config))
 
 
-def test_a_picture_of_several_classes_has_a_row_of_zeros_and_ones(config):
+def test_a_multi_label_image_has_a_row_of_zeros_and_ones(config):
     class Several(Holes):
         def __getitem__(self, index):
             row = np.eye(20, dtype=np.int64)[index] + np.eye(20, dtype=np.int64)[(index + 1) % 20]

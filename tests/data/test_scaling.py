@@ -4,16 +4,16 @@ import pytest
 
 from xception_flax.data import scaling
 
-PICTURES = np.arange(0, 255, dtype=np.uint8)[: 2 * 6 * 7 * 3].reshape(2, 6, 7, 3)
+IMAGES = np.arange(0, 255, dtype=np.uint8)[: 2 * 6 * 7 * 3].reshape(2, 6, 7, 3)
 
 
 @pytest.mark.parametrize('mode', scaling.MODES)
 def test_pixels_become_what_kerass_preprocess_input_makes_of_them(mode):
     expected = keras.applications.imagenet_utils.preprocess_input(
-        PICTURES.astype(np.float32), mode=mode
+        IMAGES.astype(np.float32), mode=mode
     )
     # Two roundings in another order.
-    np.testing.assert_allclose(scaling.scale(PICTURES, mode), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(scaling.scale(IMAGES, mode), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_tf_is_from_minus_one_to_one():

@@ -4,19 +4,17 @@ import json
 import cv2
 import numpy as np
 import pytest
+from helpers import default_config
 
-from xception_flax import config as configs
-from xception_flax.data import pictures, sources
-from xception_flax.runtime.errors import UserError
+from xception_flax.base.errors import UserError
+from xception_flax.data import images, sources
 
 
 def config(source, **dataset):
-    c = configs.default()
-    c.dataset.source = source
-    c.image_size = 71
-    for key, value in dataset.items():
-        c.dataset[key] = str(value) if key == 'data_dir' else value
-    return c
+    settings = {f'dataset__{key}': value for key, value in dataset.items()}
+    if 'data_dir' in dataset:
+        settings['dataset__data_dir'] = str(dataset['data_dir'])
+    return default_config(dataset__source=source, image_size=71, **settings)
 
 
 def write_idx(path, array):
@@ -42,10 +40,10 @@ def folder(tmp_path):
         for label, name in enumerate(('cat', 'dog')):
             (tmp_path / split / name).mkdir(parents=True)
             for i in range(count):
-                picture = np.full((10, 12, 3), 100 * label + i, np.uint8)
+                image = np.full((10, 12, 3), 100 * label + i, np.uint8)
                 file = tmp_path / split / name / f'{i}.{("png", "PNG", "png")[i]}'
-                file.write_bytes(cv2.imencode('.png', picture)[1].tobytes())
-        (tmp_path / split / 'cat' / 'notes.txt').write_text('no picture')
+                file.write_bytes(cv2.imencode('.png', image)[1].tobytes())
+        (tmp_path / split / 'cat' / 'notes.txt').write_text('no image')
     return tmp_path
 
 
@@ -53,7 +51,7 @@ def test_digits_are_split_once_and_for_all():
     train, test = (sources.load(config('digits'), split) for split in ('train', 'test'))
     assert (len(train), len(test)) == (1437, 360)
     assert train.num_classes == 10
-    both = np.concatenate([train.pictures, test.pictures])
+    both = np.concatenate([train.images, test.images])
     assert both.dtype == np.uint8
     assert both.max() == 255
     from sklearn.datasets import load_digits
@@ -71,7 +69,7 @@ def test_fashion_mnist_reads_idx_files_gzipped_or_not(fashion):
     )
     assert (len(train), len(test), train.num_classes) == (30, 20, 10)
     expected = np.random.default_rng(0).integers(0, 256, (30, 28, 28))
-    np.testing.assert_array_equal(train[7]['picture'], expected[7])
+    np.testing.assert_array_equal(train[7]['image'], expected[7])
     assert train[7]['label'] == 7
     assert train.class_names[9] == 'Ankle boot'
 
@@ -101,7 +99,7 @@ def test_a_folder_has_classes_and_files_by_name(folder):
     assert (len(source), source.num_classes, source.class_names) == (6, 2, ['cat', 'dog'])
     assert [record['label'] for record in source] == [0, 0, 0, 1, 1, 1]
     assert source.name(4).endswith('train/dog/1.PNG')
-    np.testing.assert_array_equal(pictures.decode(source[4]['picture']), np.full((10, 12, 3), 101))
+    np.testing.assert_array_equal(images.decode(source[4]['image']), np.full((10, 12, 3), 101))
 
 
 @pytest.mark.parametrize(
@@ -112,33 +110,33 @@ def test_a_folder_has_classes_and_files_by_name(folder):
         ({}, 'validation', r"no folder 'validation' but \['train', 'val'\]"),
     ],
 )
-def test_a_wrong_folder_is_told(folder, dataset, split, says):
+def test_a_wrong_folder_is_an_error(folder, dataset, split, says):
     with pytest.raises(UserError, match=says):
         sources.load(config('folder', **{'data_dir': folder, **dataset}), split)
 
 
-def test_a_folder_without_pictures_is_told(tmp_path):
+def test_a_folder_without_images_is_an_error(tmp_path):
     (tmp_path / 'train' / 'cat').mkdir(parents=True)
-    with pytest.raises(UserError, match='has no pictures'):
+    with pytest.raises(UserError, match='has no images'):
         sources.load(config('folder', data_dir=tmp_path), 'train')
 
 
-def test_synthetic_pictures_are_as_many_as_imagenets():
+def test_synthetic_images_are_as_many_as_imagenets():
     train, test = (sources.load(config('synthetic'), s) for s in ('train', 'validation'))
     assert (len(train), len(test), train.num_classes) == (1_281_167, 50_000, 1000)
-    assert train[5]['picture'].shape == (71, 71, 3)
-    np.testing.assert_array_equal(train[5]['picture'], train[5]['picture'])
+    assert train[5]['image'].shape == (71, 71, 3)
+    np.testing.assert_array_equal(train[5]['image'], train[5]['image'])
     labels = np.array([train[i]['label'] for i in range(10_000)])
     assert len(np.unique(labels)) > 990
 
 
 @pytest.mark.parametrize('source', ['digits', 'fashion_mnist', 'synthetic'])
-def test_an_unknown_split_is_told(source):
+def test_an_unknown_split_is_an_error(source):
     with pytest.raises(UserError, match="no split 'dev'"):
         sources.load(config(source), 'dev')
 
 
-def test_an_unknown_source_is_told():
+def test_an_unknown_source_is_an_error_that_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'folder'"):
         sources.load(config('foldr'), 'train')
 

@@ -1,18 +1,21 @@
 """Reports, against numbers computed by hand."""
 
+import dataclasses
 import json
 import math
 import re
 
 import pytest
+from helpers import small_config
 from scipy import stats
 
 from experiments import report, studies
-from experiments.reporting import collect, figures, statistics, tables
+from experiments.reporting import collect, figures, significance, tables
 from experiments.reporting.page import Page
-from experiments.studies import runs
+from experiments.studies import trials
+from xception_flax.base.errors import UserError
 from xception_flax.config import reading
-from xception_flax.runtime.errors import UserError
+from xception_flax.training import metrics
 
 STUDY = studies.FASHION_MNIST
 TOP1 = {'xception': (0.90, 0.92, 0.94), 'inception_v3': (0.89, 0.90, 0.94), 'elu': (0.95,)}
@@ -20,34 +23,39 @@ TOP1 = {'xception': (0.90, 0.92, 0.94), 'inception_v3': (0.89, 0.90, 0.94), 'elu
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-    """Two networks with three seeds, one with one, and one that is under way; one has none."""
+    """Three, three, one and no finished runs of four networks, and unfinished ones of a fifth."""
     folder = tmp_path_factory.mktemp('runs')
-    for run in runs.runs(STUDY, folder):
-        name, seed = run.name.split('/seed')
+    for trial in trials.trials(STUDY, folder):
+        name, seed = trial.name.split('/seed')
         if name == 'no_residual' or int(seed) >= len(TOP1.get(name, '1')):
             continue
-        run.config.dataset.num_classes, run.config.dataset.num_examples = 10, 60_000
-        run.workdir.mkdir(parents=True)
-        (run.workdir / 'config.json').write_text(reading.to_json(run.config))
+        trial.config.dataset.num_classes, trial.config.dataset.num_examples = 10, 60_000
+        trial.workdir.mkdir(parents=True)
+        (trial.workdir / 'config.json').write_text(reading.to_json(trial.config))
         steps = (469, 4688) if name in TOP1 else (469,)
         lines = [
             {'step': step, 'split': 'test', 'weights': weights, 'top1': top1, 'top5': 0.99}
             for step in steps
             for weights, top1 in (('live', 0.1), ('averaged', TOP1.get(name, (0.5,))[int(seed)]))
         ]
-        (run.workdir / 'metrics.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in lines))
+        (trial.workdir / 'metrics.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in lines))
     networks = {'xception': {'steps_per_second': 2.5, 'batch_size': 128, 'dtype': 'float32'}}
     speed = {'devices': '1 x cpu', 'jax': '1', 'rounds': 7, 'steps': 5, 'networks': networks}
     (folder / 'speed.json').write_text(json.dumps(speed))
     return folder
 
 
+@pytest.fixture(scope='module')
+def measured(workdir):
+    return collect.of_study(STUDY, workdir)
+
+
 def rows(table):
     return {row[0]: dict(zip(table.header[1:], row[1:], strict=True)) for row in table.rows}
 
 
-def test_results_are_means_and_deviations_of_what_is_through(workdir):
-    found = rows(tables.results(STUDY, collect.of_study(STUDY, workdir)))
+def test_results_are_means_and_deviations_of_finished_runs(measured):
+    found = rows(tables.results(STUDY, measured))
     assert found['Xception'] == {
         'top-1, %': '92.00 ± 2.00', 'paper (ImageNet)': '79.00', 'top-5, %': '99.00 ± 0.00',
         'seeds': '3',
@@ -62,7 +70,7 @@ def test_results_are_means_and_deviations_of_what_is_through(workdir):
     }  # fmt: skip
 
 
-def test_nothing_of_a_study_that_was_not_run_is_the_papers(tmp_path):
+def test_a_study_that_was_not_run_is_marked(tmp_path):
     measured = collect.of_study(STUDY, tmp_path)
     for row in tables.results(STUDY, measured).rows:
         assert (row[1], row[3], row[4]) == ('not run', 'not run', '0 of 3')
@@ -72,66 +80,64 @@ def test_nothing_of_a_study_that_was_not_run_is_the_papers(tmp_path):
         assert row[-1] == 'not run'
 
 
-def test_networks_are_compared_seed_by_seed(workdir):
-    found = rows(tables.comparisons(STUDY, collect.of_study(STUDY, workdir)))
+def test_networks_are_compared_seed_by_seed(measured):
+    found = rows(tables.comparisons(STUDY, measured))
     # 1, 2 and 0 points: mean 1, deviation 1, and Student's t of 2 degrees of freedom is 4.303.
     assert found['Inception V3'] == {
         'top-1, points': '+1.00', '95 % interval': '-1.48 to +3.48', 't-test, p': '0.23',
         'permutation, p': '0.5', 'seeds': '3', 'paper (ImageNet)': '+0.80',
-        'the same way?': 'undecided',
+        'same sign?': 'undecided',
     }  # fmt: skip
     assert found['Xception, ELU between']['top-1, points'] == '-5.00'
     assert found['Xception, ELU between']['95 % interval'] == 'one seed'
     assert found['Xception, ReLU between']['top-1, points'] == 'not run'
 
 
-def test_a_paired_test_is_scipys():
+def test_paired_tests_agree_with_scipy():
     ours, theirs = [0.3, 0.7, 0.5, 0.9], [0.1, 0.8, 0.2, 0.4]
-    found = statistics.paired(ours, theirs)
+    found = significance.paired(ours, theirs)
     expected = stats.ttest_rel(ours, theirs)
     interval = expected.confidence_interval(0.95)
-    # Both are float64; what differs is rounding.
+    # Both are float64; the difference is rounding.
     assert found.t_test == pytest.approx(expected.pvalue, rel=1e-9)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
     exact = stats.permutation_test(
         (ours, theirs), lambda x, y: sum(x) - sum(y), permutation_type='samples', n_resamples=1000
     )
     assert found.permutation == pytest.approx(exact.pvalue, rel=1e-9)
-    assert statistics.paired([1, 2, 3], [0, 0, 0]).permutation == 2 / 2**3
+    assert significance.paired([1, 2, 3], [0, 0, 0]).permutation == 2 / 2**3
 
 
 def test_equal_differences_have_no_t_test():
-    found = statistics.paired([0.5, 0.5], [0.25, 0.25])
+    found = significance.paired([0.5, 0.5], [0.25, 0.25])
     assert (found.low, found.high, found.seeds) == (0.25, 0.25, 2)
     assert math.isnan(found.t_test)
 
 
-def test_agreement_takes_an_interval_without_zero(monkeypatch):
-    clear = statistics.Paired(0.01, 0.005, 0.015, 0.01, 0.25, 3)
+def test_agreement_needs_an_interval_without_zero():
+    clear = significance.Paired(0.01, 0.005, 0.015, 0.01, 0.25, 3)
     assert tables._agreement('top1', clear, 0.79, 0.78) == ['+1.00', 'yes']
     assert tables._agreement('top1', clear, 0.78, 0.79) == ['-1.00', 'no']
     assert tables._agreement('top1', None, 0.78, 0.79) == ['-1.00', 'not run']
 
 
-def test_costs_are_counted_and_speeds_are_read(workdir):
-    measured = collect.of_study(STUDY, workdir)
+def test_costs_are_counted_and_speeds_are_read(measured, workdir):
     found = rows(tables.costs(STUDY, measured, collect.speed(workdir)))
     assert found['Xception'] == {
         'parameters': '210,330', 'multiply-adds': '4,055,352', 'training steps/s': '2.5',
-        'pictures/s': '320',
+        'images/s': '320',
     }  # fmt: skip
     assert found['Inception V3']['training steps/s'] == 'not run'
 
 
-def test_map_is_shown_where_it_is():
+def test_both_readings_of_map_share_the_number_of_the_paper():
     assert tables.number('map100_classes', 6.7) == '6.7'
     study = studies.FC_LAYERS
     assert tables._paper(study, 'map100_classes') == tables._paper(study, 'map100_pictures')
     assert tables._paper(study, 'map100_classes')['open_images_fc'] == 6.78
 
 
-def test_curves_are_those_of_the_averaged_weights_and_the_papers(workdir):
-    measured = collect.of_study(STUDY, workdir)
+def test_curves_are_of_the_averaged_weights_beside_those_of_the_paper(measured):
     axes = figures.draw(STUDY, STUDY.figures[0], measured).axes[0]
     assert [line.get_label() for line in axes.lines] == [
         'Xception (3 seeds)', 'Inception V3 (3 seeds)',
@@ -142,7 +148,9 @@ def test_curves_are_those_of_the_averaged_weights_and_the_papers(workdir):
     assert {name: len(points) for name, points in paper.items()} == {
         'xception': 56, 'inception_v3': 58,
     }  # fmt: skip
-    as_imagenet = studies.Figure('Figure 9', 'fig9', {'xception': 'residual', 'no_residual': ''})
+    as_imagenet = studies.PaperFigure(
+        'Figure 9', 'fig9', {'xception': 'residual', 'no_residual': ''}
+    )
     axes = figures.draw(STUDY, as_imagenet, measured).axes[0]
     dashed, ours, missing = axes.lines
     assert (dashed.get_label(), dashed.get_linestyle()) == ('Xception (paper, ImageNet)', '--')
@@ -152,27 +160,58 @@ def test_curves_are_those_of_the_averaged_weights_and_the_papers(workdir):
     assert len(missing.get_xdata()) == 0
 
 
-def test_the_page_needs_nothing_else(workdir, tmp_path):
+def test_the_page_is_self_contained(workdir, tmp_path):
     page = Page('A <title>', 'Words.')
     report.add(page, 'fashion_mnist', str(workdir))
-    report.add(page, str(workdir), None)  # the same as a folder: what is there, and no more
+    report.add(page, str(workdir), None)  # the same as a folder, with only what is there
     page.save(tmp_path)
     text = (tmp_path / 'report.html').read_text()
     assert '<h1>A &lt;title&gt;</h1>' in text
     assert not re.findall(r'(?:src|href)="(?!#)[^"]*"|url\((?!#)|@import|<script', text)
     assert text.count('<svg') == 4
-    assert figures.INK not in text  # the page's own colour in its place
+    assert figures.INK not in text  # the page's own colour instead
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(set(ids)) == len(ids)
     assert text.count('class="missing"') > 10
     markdown = (tmp_path / 'report.md').read_text()
-    for picture in re.findall(r'\]\((figures/[^)]+)\)', markdown):
-        assert (tmp_path / picture).is_file()
-        assert (tmp_path / picture).with_suffix('.svg').is_file()
+    for image in re.findall(r'\]\((figures/[^)]+)\)', markdown):
+        assert (tmp_path / image).is_file()
+        assert (tmp_path / image).with_suffix('.svg').is_file()
     assert '| xception | 92.00 ± 2.00 | 99.00 ± 0.00 | 3 |' in markdown
 
 
-def test_folders_and_studies_that_are_not_there_are_told(tmp_path):
+def test_a_new_metric_is_reported_without_further_change(tmp_path, monkeypatch):
+    error = dataclasses.replace(metrics.by_name('loss'), name='error', label='error rate')
+    monkeypatch.setattr(metrics, 'METRICS', (*metrics.METRICS, error))
+    values = {'a': ({'error': 0.25}, {'error': 0.125}), 'b': ({'error': 0.5}, {'error': 'nan'})}
+    for name, evaluations in values.items():
+        (tmp_path / name).mkdir()
+        config = small_config(dataset__num_classes=10, dataset__num_examples=64, best='error')
+        (tmp_path / name / 'config.json').write_text(reading.to_json(config))
+        entries = [
+            {'step': step, 'split': 'test', 'weights': 'live', 'top1': 0.5, **found}
+            for step, found in zip((2, 4), evaluations, strict=True)
+        ]
+        (tmp_path / name / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, entries)))
+    page = Page('', '')
+    report.add(page, str(tmp_path), None)
+    page.save(tmp_path / 'report')
+    text = (tmp_path / 'report' / 'report.md').read_text()
+    # The best checkpoint is chosen by it, so it comes first.
+    assert '| network | error rate | top-1, % | seeds |' in text
+    assert '| a | 0.125 | 50.00 | 1 |' in text
+    assert '| b | nan | 50.00 | 1 |' in text
+    no_number = tables.NO_NUMBER
+    assert f'| b | nan | one seed | {no_number} | {no_number} | 1 |' in text  # a minus b
+    measured = collect.of_folder(tmp_path)
+    curves = studies.PaperFigure('Curves', '', {'a': '', 'b': ''})
+    study = studies.Study('', tuple(one.variant for one in measured), collect.metrics(measured))
+    axes = figures.draw(study, curves, measured).axes[0]
+    assert (axes.get_ylabel(), axes.get_yscale()) == ('error rate', 'log')
+    assert axes.lines[0].get_xydata().tolist() == [[2, 0.25], [4, 0.125]]
+
+
+def test_missing_folders_and_studies_are_reported(tmp_path):
     page = Page('', '')
     with pytest.raises(UserError, match='there is no run in'):
         report.add(page, str(tmp_path), None)

@@ -1,8 +1,10 @@
+"""Speed of networks side by side."""
+
 from experiments import speed
 from experiments.studies.study import Variant
 
 
-def test_a_network_takes_its_turns():
+def test_a_network_trains_in_turns():
     small = {'model': 'lenet5', 'image_size': 32, 'batch_size': 16}
     network = speed.Network(Variant('lenet', 'LeNet-5', 'configs/digits.py', small), 10, {})
     for _ in range(3):

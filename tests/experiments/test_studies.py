@@ -1,17 +1,18 @@
 """The definitions of the studies."""
 
 import pytest
-from programs import ROOT
+from helpers import ROOT
 
 from experiments import studies
-from experiments.studies import runs, settings, study
-from xception_flax.config.checks import build_model, check_values
-from xception_flax.models import summary
-from xception_flax.runtime.errors import UserError
+from experiments.studies import settings, study, trials
+from xception_flax.base.errors import UserError
+from xception_flax.models import build_model, counts
+from xception_flax.training import metrics
+from xception_flax.training.checks import check_values
 
 
 @pytest.mark.parametrize('name', studies.STUDIES)
-def test_a_study_is_whole(name):
+def test_a_study_names_existing_files_settings_metrics_and_variants(name):
     one = studies.lookup(name)
     names = [variant.name for variant in one.variants]
     assert len(set(names)) == len(names)
@@ -20,6 +21,7 @@ def test_a_study_is_whole(name):
         check_values(settings.read(variant.file, variant.overrides))
     for figure in one.figures:
         assert set(figure.series) <= set(names)
+    assert set(one.metrics) <= {metric.name for metric in metrics.METRICS}
 
 
 def test_studies_on_imagenet_may_share_a_workdir():
@@ -30,11 +32,11 @@ def test_studies_on_imagenet_may_share_a_workdir():
     assert found['xception'].file == 'configs/imagenet.py'
 
 
-def test_networks_on_fashion_mnist_are_of_one_size_and_one_recipe():
+def test_networks_on_fashion_mnist_have_one_size_and_one_recipe():
     configs, parameters = {}, {}
     for variant in studies.FASHION_MNIST.variants:
         config = settings.read(variant.file, variant.overrides)
-        network = summary.summarise(build_model(config, 10), config.image_size)
+        network = counts.summarise(build_model(config, 10), config.image_size)
         configs[variant.name], parameters[variant.name] = config, network.parameters
         assert len(variant.seeds) == 3
     assert parameters == {
@@ -64,18 +66,18 @@ def test_a_grid_has_every_combination():
     }  # fmt: skip
 
 
-def test_seeds_come_one_after_the_other_over_all_variants(tmp_path):
-    names = [run.name for run in runs.runs(studies.FASHION_MNIST, tmp_path)]
+def test_a_seed_comes_for_all_variants_before_the_next_seed(tmp_path):
+    names = [trial.name for trial in trials.trials(studies.FASHION_MNIST, tmp_path)]
     assert names[:6] == [
         'xception/seed0', 'inception_v3/seed0', 'no_residual/seed0', 'elu/seed0', 'relu/seed0',
         'xception/seed1',
     ]  # fmt: skip
     assert len(names) == 15
-    (run, *_) = runs.runs(studies.FASHION_MNIST, tmp_path, (7,), {'total_epochs': 1.0})
-    assert run.name == 'xception/seed7'
-    assert run.command[-1] == f'--workdir={tmp_path}/xception/seed7'
-    assert {'--config.total_epochs=1.0', '--config.seed=7'} <= set(run.command)
-    assert (run.config.seed, run.config.total_epochs) == (7, 1.0)
+    (trial, *_) = trials.trials(studies.FASHION_MNIST, tmp_path, (7,), {'total_epochs': 1.0})
+    assert trial.name == 'xception/seed7'
+    assert trial.command[-1] == f'--workdir={tmp_path}/xception/seed7'
+    assert {'--config.total_epochs=1.0', '--config.seed=7'} <= set(trial.command)
+    assert (trial.config.seed, trial.config.total_epochs) == (7, 1.0)
 
 
 def test_settings_are_read_from_text():
@@ -90,21 +92,21 @@ def test_settings_are_read_from_text():
     ('overrides', 'says'),
     [
         ({'batch_sise': 1}, 'did you mean config.batch_size'),
-        ({'batch_size': 'many'}, "config.batch_size cannot be 'many'"),
+        ({'batch_size': 'many'}, "config.batch_size takes int, not 'many'"),
     ],
 )
-def test_impossible_settings_are_told(overrides, says):
+def test_impossible_settings_are_reported(overrides, says):
     with pytest.raises(UserError, match=says):
         settings.read('configs/digits.py', overrides)
 
 
-def test_an_override_of_a_duration_takes_the_place_of_other_units():
+def test_an_overridden_duration_unsets_its_other_units():
     config = settings.read('configs/digits.py', {'total_steps': 10})
     assert (config.total_steps, config.total_epochs) == (10, None)
 
 
-def test_an_unknown_study_is_told():
+def test_an_unknown_study_is_reported():
     with pytest.raises(UserError, match="no study 'fashion'; did you mean 'fashion_mnist'"):
         studies.lookup('fashion')
-    with pytest.raises(UserError, match='is no PATH=VALUE'):
+    with pytest.raises(UserError, match='is not PATH=VALUE'):
         settings.assignments(['batch_size'])

@@ -1,4 +1,4 @@
-"""Sweeps of small runs, as a user starts them, and killed on the way."""
+"""Sweeps of small runs, started as a user does and killed on the way."""
 
 import contextlib
 import json
@@ -12,21 +12,18 @@ import time
 
 import filelock
 import pytest
-from programs import start
+from helpers import start
 
 from experiments import studies
-from experiments.studies import local, runs, study
+from experiments.studies import local, study, trials
 
 # LeNet-5 on the digits: it compiles quickly.
 SETTINGS = (
     '--set=model=lenet5', '--set=image_size=32', '--set=total_steps=30', '--set=eval_steps=10',
     '--set=log_steps=5', '--set=batch_size=64',
 )  # fmt: skip
-GRID = (
-    '-m', 'experiments.sweep', 'grid', '--base=configs/digits.py',
-    '--vary=optimizer.momentum=0.8,0.9', *SETTINGS,
-)  # fmt: skip
-NAMES = [f'momentum_{m}/seed{seed}' for seed in (0, 1) for m in (0.8, 0.9)]
+GRID = ('-m', 'experiments.sweep', 'grid', '--base=configs/digits.py', *SETTINGS)
+NAMES = ['momentum_0.8/seed0', 'momentum_0.8/seed1']
 
 
 def wait_for(condition, process):
@@ -44,9 +41,9 @@ def children(process):
 
 @pytest.fixture(scope='module')
 def swept(tmp_path_factory, program):
-    """Two configs with two seeds, killed in the first run and stopped in the second."""
+    """A config with two seeds, killed in the first run and stopped in the second."""
     workdir = tmp_path_factory.mktemp('sweep')
-    command = (*GRID, '--seeds=0,1', f'--workdir={workdir}')
+    command = (*GRID, '--vary=optimizer.momentum=0.8', '--seeds=0,1', f'--workdir={workdir}')
     first = start(*command)
     wait_for((workdir / NAMES[0] / 'checkpoints' / '10').exists, first)
     pids = [*children(first), first.pid]
@@ -66,26 +63,26 @@ def swept(tmp_path_factory, program):
     return workdir, command, listed, outputs
 
 
-def test_it_goes_on_where_it_was_killed(swept):
+def test_a_killed_sweep_resumes(swept):
     workdir, _, listed, (stopped, output) = swept
     assert f'{NAMES[0]} is done' in stopped
-    assert f'stopped by SIGTERM in {NAMES[1]}; the same command goes on' in stopped
+    assert f'stopped by SIGTERM in {NAMES[1]}; the same command resumes it' in stopped
     lines = listed.splitlines()
     assert [line.partition(':')[0] for line in lines] == NAMES
     assert lines[0].endswith('done, 30 steps')
-    assert lines[2].endswith('not started')
+    assert not lines[1].endswith('done, 30 steps')
     assert NAMES[0] not in output
-    assert [name for name in NAMES if f'{name} is done' in output] == NAMES[1:]
+    assert f'{NAMES[1]} is done' in output
     assert output.endswith('all runs are done\n')
     for name in NAMES:
-        records = (workdir / name / 'metrics.jsonl').read_text().splitlines()
-        steps = [json.loads(line)['step'] for line in records if '"averaged"' in line]
+        lines = (workdir / name / 'metrics.jsonl').read_text().splitlines()
+        steps = [json.loads(line)['step'] for line in lines if '"averaged"' in line]
         assert steps == [10, 20, 30]
-    config = json.loads((workdir / NAMES[3] / 'config.json').read_text())
-    assert (config['seed'], config['optimizer']['momentum'], config['model']) == (1, 0.9, 'lenet5')
+    config = json.loads((workdir / NAMES[1] / 'config.json').read_text())
+    assert (config['seed'], config['optimizer']['momentum'], config['model']) == (1, 0.8, 'lenet5')
 
 
-def test_what_is_done_is_left_alone(swept, program):
+def test_finished_runs_are_not_touched(swept, program):
     workdir, command, *_ = swept
     before = {p: p.read_bytes() for p in workdir.glob('*/*/*') if p.is_file()}
     assert program(*command) == 'all runs are done\n'
@@ -93,41 +90,30 @@ def test_what_is_done_is_left_alone(swept, program):
     assert program(*command, '--launcher=commands') == ''
 
 
-def test_the_report_has_its_numbers(swept, program, tmp_path):
+def test_the_report_has_the_numbers_of_the_sweep(swept, program, tmp_path):
     workdir, *_ = swept
     output = program('-m', 'experiments.report', str(workdir), f'--out={tmp_path}')
     assert 'report.html' in output
     text = (tmp_path / 'report.md').read_text()
-    for momentum in (0.8, 0.9):
-        finals = []
-        for seed in (0, 1):
-            lines = (workdir / f'momentum_{momentum}/seed{seed}/metrics.jsonl').read_text()
-            finals.append(100 * json.loads(lines.splitlines()[-1])['top1'])
-            assert f'| momentum_{momentum} | {seed} | {finals[-1]:.2f} |' in text
-        mean, spread = sum(finals) / 2, abs(finals[0] - finals[1]) / 2**0.5
-        found = re.search(rf'\| momentum_{momentum} \| ([\d.]+) ± ([\d.]+) \|.*\| 2 \|', text)
-        assert float(found[1]) == pytest.approx(mean, abs=0.00501)  # two decimals are printed
-        assert float(found[2]) == pytest.approx(spread, abs=0.00501)
+    finals = []
+    for seed, name in enumerate(NAMES):
+        last = (workdir / name / 'metrics.jsonl').read_text().splitlines()[-1]
+        finals.append(100 * json.loads(last)['top1'])
+        assert f'| momentum_0.8 | {seed} | {finals[-1]:.2f} |' in text
+    mean, spread = sum(finals) / 2, abs(finals[0] - finals[1]) / 2**0.5
+    found = re.search(r'\| momentum_0.8 \| ([\d.]+) ± ([\d.]+) \|.*\| 2 \|', text)
+    assert float(found[1]) == pytest.approx(mean, abs=0.00501)  # two decimals are printed
+    assert float(found[2]) == pytest.approx(spread, abs=0.00501)
     assert 'not run' in text  # the speed
     assert (tmp_path / 'report.html').stat().st_size > 10_000
     assert [p.suffix for p in sorted((tmp_path / 'figures').iterdir())] == ['.png', '.svg']
 
 
-def test_a_run_that_fails_is_named_and_the_others_finish(tmp_path, program):
+def test_commands_can_be_pasted_into_a_shell(tmp_path, program):
     output = program(
-        '-m', 'experiments.sweep', 'grid', '--base=configs/digits.py', *SETTINGS,
-        '--vary=dataset.eval_split=validation,test', f'--workdir={tmp_path}', status=1,
+        *GRID, '--vary=optimizer.momentum=0.8,0.9', f'--workdir={tmp_path}/with space',
+        '--launcher=commands',
     )  # fmt: skip
-    assert 'eval_split_test/seed0 is done' in output
-    last = output.splitlines()[-1]
-    assert 'error: 1 of 2 runs failed:' in output
-    assert last.startswith('  eval_split_validation/seed0: status 1, error: ')
-    assert "digits has no split 'validation'" in last
-    assert last.endswith(f'({tmp_path}/eval_split_validation/seed0/log.txt)')
-
-
-def test_commands_are_what_a_shell_takes(tmp_path, program):
-    output = program(*GRID, f'--workdir={tmp_path}/with space', '--launcher=commands')
     lines = output.splitlines()
     assert len(lines) == 2
     words = shlex.split(lines[1])
@@ -144,7 +130,7 @@ def test_commands_are_what_a_shell_takes(tmp_path, program):
         (['grid'], 'grid takes --base=FILE and --vary'),
         (['fashion_mnist', '--vary=batch_size=1,2'], '--base and --vary are for the study grid'),
         (['fashion_mnist', '--set=xception.residul=True'], 'did you mean config.xception.residual'),
-        (['fashion_mnist', '--process=1'], '--process means nothing to this program'),
+        (['fashion_mnist', '--process=1'], '--process has no effect in this program'),
         ([], 'STUDY is missing'),
     ],
 )
@@ -157,7 +143,7 @@ def test_mistakes_end_in_one_line(tmp_path, program, args, says):
     assert not workdir.exists()
 
 
-class Scripted(runs.Run):
+class Scripted(trials.Trial):
     """A run whose process is a line of Python."""
 
     script = ''
@@ -167,39 +153,50 @@ class Scripted(runs.Run):
         return [sys.executable, '-c', self.script]
 
 
-def scripted(tmp_path, script):
-    (variant,) = study.grid('configs/digits.py', {'total_steps': (3,)})
-    (run,) = runs.runs(study.Study('', (variant,), studies.ACCURACY), tmp_path)
-    found = Scripted(run.name, run.workdir, run.file, run.overrides)
+def scripted(tmp_path, script, steps=3):
+    (variant,) = study.grid('configs/digits.py', {'total_steps': (steps,)})
+    (trial,) = trials.trials(study.Study('', (variant,), studies.ACCURACY), tmp_path)
+    found = Scripted(trial.name, trial.workdir, trial.file, trial.overrides)
     object.__setattr__(found, 'script', script)
     return found
 
 
-def test_a_run_that_asks_for_it_is_started_again(tmp_path):
+def test_a_failing_run_is_named_and_the_others_finish(tmp_path, capsys):
+    failing = scripted(tmp_path, 'raise SystemExit("error: no data")')
+    other = scripted(tmp_path, '', steps=4)
+    assert str(failing.standing()) == 'not started'
+    with pytest.raises(local.UserError) as raised:
+        local.Sweep([failing, other]).go()
+    reason = f'{failing.name}: status 1, error: no data ({failing.log})'
+    assert str(raised.value) == f'1 of 2 runs failed:\n  {reason}'
+    assert f'{other.name} is done' in capsys.readouterr().out
+
+
+def test_a_run_that_ends_with_status_75_is_started_again(tmp_path):
     file = tmp_path / 'starts'
     script = f'import sys; f = open({str(file)!r}, "a"); f.write("x"); sys.exit(75)'
     sweep = local.Sweep([scripted(tmp_path, script)])
-    with pytest.raises(local.UserError, match='status 75, without a word'):
+    with pytest.raises(local.UserError, match='status 75, no output'):
         sweep.go()
-    assert file.read_text() == 'x' * local.STARTS  # as it got no further
+    assert file.read_text() == 'x' * local.STARTS  # it made no progress
 
 
-def test_another_sweeps_run_is_passed_over(tmp_path):
-    run = scripted(tmp_path, 'raise SystemExit("started all the same")')
-    with local.hold(run) as free:
+def test_the_run_of_another_sweep_is_skipped(tmp_path):
+    trial = scripted(tmp_path, 'raise SystemExit("started nevertheless")')
+    with local.hold(trial) as free:
         assert free
-        with local.hold(run) as again:
+        with local.hold(trial) as again:
             assert not again
-        with pytest.raises(local.stopping.Stopped, match='other processes are at work on total'):
-            local.Sweep([run]).go()
-    assert not run.log.exists()
+        with pytest.raises(local.signals.Stopped, match='other processes are training total'):
+            local.Sweep([trial]).go()
+    assert not trial.log.exists()
 
 
-def test_a_training_by_hand_is_passed_over(tmp_path):
-    run = scripted(tmp_path, 'raise SystemExit("started all the same")')
-    run.workdir.mkdir(parents=True)
-    assert not local.in_use(run)
-    with filelock.FileLock(run.workdir / '.lock'):
-        assert local.in_use(run)
-        with local.hold(run) as free:
+def test_a_run_that_was_started_by_hand_is_skipped(tmp_path):
+    trial = scripted(tmp_path, 'raise SystemExit("started nevertheless")')
+    trial.workdir.mkdir(parents=True)
+    assert not local.in_use(trial)
+    with filelock.FileLock(trial.workdir / '.lock'):
+        assert local.in_use(trial)
+        with local.hold(trial) as free:
             assert not free

@@ -1,11 +1,13 @@
+"""Names of classes."""
+
 import pathlib
 import re
 
 import pytest
 import tensorflow_datasets
 
+from xception_flax.base.errors import UserError
 from xception_flax.inference.classes import imagenet_classes, readable
-from xception_flax.runtime.errors import UserError
 
 
 def test_imagenets_classes_are_in_the_order_of_its_labels():
@@ -23,7 +25,7 @@ def test_imagenets_classes_are_in_the_order_of_its_labels():
     }
 
 
-def test_wordnet_ids_become_words_wherever_they_stand():
+def test_wordnet_ids_become_words_and_other_names_stay():
     assert readable(['n02123045', 'n99999999', 'cat'], 3) == [
         'tabby, tabby cat',
         'n99999999',
@@ -31,12 +33,12 @@ def test_wordnet_ids_become_words_wherever_they_stand():
     ]
 
 
-def test_a_thousand_classes_of_which_nothing_is_known_are_imagenets():
+def test_a_thousand_classes_without_known_names_are_imagenets():
     assert readable(None, 1000)[1] == 'goldfish, Carassius auratus'
     assert readable([], 1000)[1] == 'class 1'
     assert readable(None, 3) == ['class 0', 'class 1', 'class 2']
 
 
-def test_names_of_other_classes_are_refused():
+def test_another_number_of_names_than_classes_is_refused():
     with pytest.raises(UserError, match='there are 2 names for 3 classes'):
         readable(['a', 'b'], 3)

@@ -1,8 +1,8 @@
-"""The article's Xception as a Keras graph, after its description in words.
+"""Helper of the parity tests: the Xception of an article as a Keras graph.
 
-"Xception from Scratch using Tensorflow": SAME padding everywhere, no biases, each shortcut of the
-entry flow a projection of the projection before it, a ReLU before each sum of the middle flow, none
-after the last separable convolution.
+The article, "Xception from Scratch using Tensorflow", describes it: SAME padding everywhere,
+no biases, each shortcut of the entry flow a projection of the projection before it, a ReLU before
+each sum of the middle flow, none after the last separable convolution.
 """
 
 import keras

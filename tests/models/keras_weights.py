@@ -1,4 +1,4 @@
-"""Copies weights between our Xception and a Keras graph of the same network."""
+"""Helper of the parity tests: copies weights from a Keras graph of Xception to ours."""
 
 import jax
 import keras
@@ -9,8 +9,8 @@ from keras import layers
 def units(model: keras.Model) -> list[tuple[str, keras.Layer, keras.Layer | None]]:
     """Our path, Keras's convolution or dense layer, and the batch norm that follows it.
 
-    Keras numbers its shortcut layers by a global counter, so that they are told by their kernel of
-    1x1; all others follow each other in the order of the graph.
+    Keras numbers its shortcut layers by a global counter, so their 1x1 kernel identifies them. All
+    other layers are in the order of the graph.
     """
     convs, shortcuts, sepconvs = [], [], []
     for layer in model.layers:
@@ -53,7 +53,7 @@ def from_keras(model: keras.Model) -> dict:
 
 
 def randomise(model: keras.Model, variables: dict, rng: np.random.Generator) -> None:
-    """Gives the Keras model's batch norms statistics that fit, and scales and biases at random."""
+    """Gives the Keras model the running statistics of `variables`, and random scales and biases."""
     for path, _, bn in units(model):
         if bn is not None:
             stats = _descend(variables['batch_stats'], path)['bn']
@@ -65,7 +65,7 @@ def randomise(model: keras.Model, variables: dict, rng: np.random.Generator) -> 
 
 
 def difference(ours, theirs) -> float:
-    """The largest difference of two trees, each array's relative to its largest element."""
+    """The largest difference between two trees, relative to each array's largest element."""
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
     return max(
         float(np.max(np.abs(np.asarray(a) - np.asarray(b))) / max(np.max(np.abs(b)), 1e-12))

@@ -1,9 +1,9 @@
 """Xception against `keras.applications.Xception`, and the article's against its Keras graph.
 
-The differences that remain are rounding: other orders of summation, 74 layers deep. Those of
-single passes, in float32, are relative to the largest element of each array. Over training steps a
-network with batch norm and ReLU multiplies rounding until nothing of it is comparable, so that ten
-steps are compared in float64.
+The differences are rounding: sums in another order, 74 layers deep. Single passes are compared in
+float32, relative to the largest element of each array. Ten steps are compared in float64, because
+batch norm and ReLU amplify rounding over the steps until two float32 programs have nothing in
+common.
 """
 
 import functools
@@ -19,7 +19,7 @@ import pytest
 from xception_flax import config as configs
 from xception_flax import create_model
 from xception_flax.data.scaling import scale
-from xception_flax.training.state import TrainState
+from xception_flax.runtime.checkpoints import TrainState
 from xception_flax.training.step import make_train_step
 
 CLASSES = 1000
@@ -27,7 +27,7 @@ RNG = np.random.default_rng(0)
 
 
 def keras_graph(variant: str) -> keras.Model:
-    """Keras's own Xception, or the article's, with weights at random."""
+    """Keras's own Xception, or that of the article, with random weights."""
     keras.utils.set_random_seed(0)
     if variant == 'article':
         return article.build(CLASSES)
@@ -41,14 +41,14 @@ def keras_graph(variant: str) -> keras.Model:
 
 @functools.cache
 def networks(variant: str):
-    """Our model, the Keras model, and a function that gives the outputs of all its blocks."""
+    """Our model, the Keras model, and the Keras model with the outputs of its blocks."""
     theirs = keras_graph(variant)
     options = {'variant': variant, 'dropout': 0.0}
     ours = create_model('xception', CLASSES, **options)
-    # One pass whose batch statistics become the running ones: activations of ordinary size.
+    # The batch statistics of one pass become the running ones: activations keep an ordinary size.
     calibrating = create_model('xception', CLASSES, **options, bn_momentum=0.0)
     _, updates = jax.jit(lambda v, x: calibrating.apply(v, x, train=True, mutable=['batch_stats']))(
-        keras_weights.from_keras(theirs), pictures(4, 107, 107)
+        keras_weights.from_keras(theirs), images(4, 107, 107)
     )
     keras_weights.randomise(theirs, updates, RNG)
 
@@ -65,12 +65,12 @@ def networks(variant: str):
     return ours, theirs, blocks
 
 
-def pictures(*shape: int) -> np.ndarray:
+def images(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).uniform(-1, 1, (*shape, 3)).astype(np.float32)
 
 
 def our_blocks(ours, variables, x, train: bool):
-    """The outputs of our blocks in the order of the graph, and the batch statistics."""
+    """The outputs of our blocks in the order of the graph, and the new batch statistics."""
     _, state = jax.jit(
         functools.partial(
             ours.apply,
@@ -93,18 +93,18 @@ def our_blocks(ours, variables, x, train: bool):
 @pytest.mark.parametrize(
     ('variant', 'size', 'train'),
     [
-        ('keras', (299, 299), False),
-        ('keras', (299, 299), True),
-        ('keras', (113, 87), False),
+        pytest.param('keras', (299, 299), False, marks=pytest.mark.slow),
+        pytest.param('keras', (299, 299), True, marks=pytest.mark.slow),
+        pytest.param('keras', (113, 87), False, marks=pytest.mark.slow),
         ('keras', (113, 87), True),
-        ('article', (299, 299), False),
+        pytest.param('article', (299, 299), False, marks=pytest.mark.slow),
         ('article', (113, 87), True),
     ],
 )
-def test_every_block_and_the_logits_agree(variant, size, train):
+def test_every_block_and_the_logits_equal_those_of_keras(variant, size, train):
     ours, theirs, blocks = networks(variant)
     variables = keras_weights.from_keras(theirs)
-    x = pictures(2, *size)
+    x = images(2, *size)
     trainable = [v.value for v in blocks.trainable_variables]
     stats = [v.value for v in blocks.non_trainable_variables]
     expected, new_stats = jax.jit(functools.partial(blocks.stateless_call, training=train))(
@@ -135,8 +135,9 @@ def test_every_block_and_the_logits_agree(variant, size, train):
         assert worst < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variant', ['keras', 'article'])
-def test_ten_steps_of_sgd_agree(variant, float64):
+def test_ten_steps_of_sgd_equal_those_of_keras(variant, keras_float64):
     theirs = keras_graph(variant)
     ours = create_model('xception', CLASSES, variant=variant, dropout=0.0, dtype='float64')
     before = keras_weights.from_keras(theirs)
@@ -165,7 +166,7 @@ def test_ten_steps_of_sgd_agree(variant, float64):
         keras.optimizers.SGD(rate, momentum),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    # Compiled, as in our step: a compiler may turn the division into a product, one bit apart.
+    # Compiled, as in our step: the compiler may turn the division into a product, one bit apart.
     scaled = jax.jit(functools.partial(scale, mode='tf'))
     their_losses = [
         float(theirs.train_on_batch(np.asarray(scaled(image)), label))
@@ -183,7 +184,7 @@ def test_ten_steps_of_sgd_agree(variant, float64):
 
 
 def relative_to_the_change(ours, theirs, before) -> float:
-    """The difference of all arrays together, relative to how far training has moved them."""
+    """The difference over all arrays together, relative to how far training has moved them."""
     ours, theirs, before = (
         np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (ours, theirs, before)
     )

@@ -1,7 +1,7 @@
 """Inception V3, VGG-16 and ResNet-152 against their Keras applications.
 
-In float64, so that what differs is the graph: batch norm over few values blows rounding up. The
-differences are relative to the largest element of each array.
+In float64, because batch norm over few values amplifies rounding. Differences are relative to the
+largest element of each array.
 """
 
 import functools
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import xception_flax
-from xception_flax import create_model
 
 CLASSES = 100
 BLOCKS = {
@@ -42,16 +41,16 @@ def networks(name, size):
                 weight.assign(rng.normal(0, 0.1, weight.shape))
             elif weight.name in ('gamma', 'moving_variance'):
                 weight.assign(rng.uniform(0.5, 1.5, weight.shape))
-    ours = create_model(name, CLASSES, dropout=0.0, dtype='float64')
+    ours = xception_flax.create_model(name, CLASSES, dropout=0.0, dtype='float64')
     outputs = [theirs.get_layer(block).output for block in BLOCKS[name]]
     return ours, theirs, keras.Model(theirs.input, [*outputs, theirs.output])
 
 
 def our_variables(ours, theirs, folder):
-    """The Keras model's weights by way of a file."""
+    """The Keras model's weights, by way of a file."""
     file = folder / f'{len(list(folder.iterdir()))}.weights.h5'
     theirs.save_weights(file)
-    return xception_flax.load_pretrained(file, ours)[1]
+    return xception_flax.load(file, model=ours).variables
 
 
 def our_blocks(name, seen):
@@ -75,10 +74,13 @@ def our_blocks(name, seen):
 
 
 @pytest.mark.parametrize('train', [False, True], ids=['inference', 'training'])
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'size'), [('inception_v3', 139), ('vgg16', 64), ('resnet152', 64)]
 )
-def test_every_block_and_the_logits_agree(name, size, train, float64, tmp_path):
+def test_every_block_and_the_logits_equal_those_of_keras(
+    name, size, train, keras_float64, tmp_path
+):
     ours, theirs, blocks = networks(name, size)
     variables = our_variables(ours, theirs, tmp_path)
     x = np.random.default_rng(1).uniform(-1, 1, (2, size, size, 3))

@@ -1,9 +1,9 @@
 """Our networks with timm's weights against what timm computes, in float64.
 
-`timm_reference.json` has timm's side, made by `experiments/parity/timm_reference.py`, where torch
-is. What differs then is rounding; the samples are compared relative to the root mean square of
-their array. PyTorch's running variance is the unbiased one and ours is not (nor Keras's), so that
-of what training updates the running means are compared.
+`timm_reference.json` has timm's results, recorded by `experiments/parity/timm_reference.py` in an
+environment with torch. The differences are rounding, relative to the root mean square of an array.
+Of the running statistics only the means are compared: PyTorch's running variance is unbiased, ours
+and Keras's is biased.
 """
 
 import functools
@@ -18,11 +18,11 @@ import timm_weights
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from xception_flax import create_model
-from xception_flax.pretrained import timm_names
+from xception_flax.weights import timm_names
 
 REFERENCE = json.loads((pathlib.Path(__file__).parent / 'timm_reference.json').read_text())
 OURS = {theirs: (ours, options) for ours, (theirs, options) in timm_names.NETWORKS.items()}
-# timm's options of a run that have other names here.
+# timm's options, as ours.
 OPTIONS = {
     'mlp_ratio': lambda ratio: ('fc_layers', (int(4096 * ratio), 4096)),
     'layers': lambda layers: ('stages', tuple(layers)),
@@ -40,11 +40,11 @@ def arrays(model, size) -> dict:
 
 
 def timm_shapes(name, ours) -> dict[str, tuple[int, ...]]:
-    """The state dict that timm would have for our arrays."""
-    names = timm_names.timm_names(name, ours)
+    """The shapes of the state dict that timm has for our arrays."""
+    names = timm_names.names(name, ours)
     assert len(set(names.values())) == len(names)
     return {
-        names[path]: jax.eval_shape(functools.partial(timm_names.to_timm, path=path), x).shape
+        names[path]: jax.eval_shape(functools.partial(timm_names.to_theirs, path=path), x).shape
         for path, x in ours.items()
     }
 
@@ -57,7 +57,7 @@ def test_every_array_has_a_name_and_a_shape_in_timm(theirs):
     assert timm_shapes(name, ours) == expected
 
 
-def test_layouts_are_undone_exactly():
+def test_the_layout_of_timm_and_back_changes_nothing():
     rng = np.random.default_rng(0)
     for path, shape in {
         'conv1/kernel': (3, 5, 2, 4),
@@ -69,18 +69,27 @@ def test_layouts_are_undone_exactly():
     }.items():
         array = rng.normal(size=shape)
         np.testing.assert_array_equal(
-            timm_names.from_timm(timm_names.to_timm(array, path), path), array
+            timm_names.to_ours(timm_names.to_theirs(array, path), path), array
         )
+
+
+def run_id(run) -> str:
+    options = map(str, run['options'].values())
+    return '-'.join([run['network'], *options, 'train' if run['train'] else 'eval'])
+
+
+# Those that compile for more than six seconds, but for Inception V3 in inference.
+SLOW = ('inception_v3-train', 'xception41-train', 'xception65-8-eval', 'xception71-16-eval')
 
 
 @pytest.mark.parametrize(
     'run',
-    REFERENCE['runs'],
-    ids=lambda run: '-'.join(
-        [run['network'], *map(str, run['options'].values()), 'train' if run['train'] else 'eval']
-    ),
+    [
+        pytest.param(run, id=run_id(run), marks=[pytest.mark.slow] if run_id(run) in SLOW else [])
+        for run in REFERENCE['runs']
+    ],
 )
-def test_features_and_logits_are_timms(run, float64):
+def test_features_and_logits_equal_those_of_timm(run, float64):
     name, options = OURS[run['network']]
     options = {**options, **dict(OPTIONS[key](value) for key, value in run['options'].items())}
     if run['train']:
@@ -88,12 +97,12 @@ def test_features_and_logits_are_timms(run, float64):
     classes = run['outputs']['logits']['shape'][1]
     model = create_model(name, classes, dropout=0.0, dtype='float64', **options)
     ours = arrays(model, run['size'])
-    names = timm_names.timm_names(name, ours)
+    names = timm_names.names(name, ours)
     weights = timm_weights.weights(timm_shapes(name, ours))
     variables: dict = {'params': {}, 'batch_stats': {}}
     for path in ours:
         collection = 'batch_stats' if path.endswith(('/mean', '/var')) else 'params'
-        variables[collection][path] = timm_names.from_timm(weights[names[path]], path)
+        variables[collection][path] = timm_names.to_ours(weights[names[path]], path)
     variables = {key: unflatten_dict(tree, sep='/') for key, tree in variables.items()}
 
     @jax.jit
@@ -103,7 +112,7 @@ def test_features_and_logits_are_timms(run, float64):
         ends, _ = apply(features_only=True, mutable=['batch_stats'])
         return list(ends.values()), logits, updates
 
-    ends, logits, updates = compute(variables, timm_weights.pictures(run['size']))
+    ends, logits, updates = compute(variables, timm_weights.images(run['size']))
     outputs = {str(i): end for i, end in enumerate(ends)} | {'logits': logits}
     if run['train']:
         stats = flatten_dict(updates['batch_stats'], sep='/')

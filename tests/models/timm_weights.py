@@ -1,4 +1,4 @@
-"""Weights, pictures and samples that a program with torch and a test without it make alike."""
+"""Helper of the parity with timm: weights, images and samples, the same with and without torch."""
 
 import math
 import zlib
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Random arrays for a state dict, each drawn by its name; activations keep an ordinary size."""
+    """Random arrays for a state dict, seeded by their names; activations keep an ordinary size."""
     found = {}
     for name, shape in shapes.items():
         rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -21,16 +21,16 @@ def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     return found
 
 
-def pictures(size: tuple[int, int]) -> np.ndarray:
-    """Two pictures, `[2, H, W, 3]`."""
+def images(size: tuple[int, int]) -> np.ndarray:
+    """Two images, `[2, H, W, 3]`."""
     return np.random.default_rng(1).uniform(-1, 1, (2, *size, 3))
 
 
 def sample(array: np.ndarray) -> dict[str, list]:
-    """What is kept of an array: its shape, root mean square, and numbers at even distances."""
-    places = np.linspace(0, array.size - 1, 40).astype(int)
+    """A summary of an array: its shape, root mean square, and evenly spaced values."""
+    positions = np.linspace(0, array.size - 1, 40).astype(int)
     return {
         'shape': list(array.shape),
         'rms': float(np.sqrt(np.mean(np.square(array)))),
-        'values': array.reshape(-1)[places].tolist(),
+        'values': array.reshape(-1)[positions].tolist(),
     }

@@ -1,3 +1,5 @@
+"""Depthwise convolution: its implementations agree, and each backend gets its own."""
+
 import functools
 
 import jax
@@ -10,7 +12,7 @@ from xception_flax.ops import depthwise
 
 
 def operands(shape, kernel=3, strides=1, dtype=jnp.float32):
-    """A picture, a kernel, and a gradient of the output."""
+    """Images, a kernel, and a gradient of the output."""
     rng = np.random.default_rng(0)
     n, height, width, channels = shape
     output = (n, -(-height // strides), -(-width // strides), channels)
@@ -34,7 +36,7 @@ def operands(shape, kernel=3, strides=1, dtype=jnp.float32):
         ((3, 7, 10, 4), 3, 3, 2),
     ],
 )
-# bfloat16 keeps 8 bits; the shifted form rounds each of the products, the reference once.
+# bfloat16 has 8 bits; the shifted form rounds every product, the reference only the sum.
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(jnp.float32, 2e-6), (jnp.bfloat16, 3e-2)])
 def test_shifted_equals_the_reference_in_value_and_gradient(
     shape, kernel, strides, dilation, dtype, tolerance
@@ -53,7 +55,7 @@ def test_shifted_equals_the_reference_in_value_and_gradient(
         assert error <= tolerance * np.abs(array).max()
 
 
-def test_one_channel_by_hand():
+def test_one_channel_equals_a_result_by_hand():
     x = jnp.arange(9.0).reshape(1, 3, 3, 1)
     kernel = jnp.zeros((3, 3, 1, 1)).at[0, 1, 0, 0].set(1.0)  # the pixel above
     np.testing.assert_array_equal(
@@ -67,7 +69,7 @@ def test_one_channel_by_hand():
     )
 
 
-def test_the_lowering_follows_the_platform_and_the_choice():
+def test_the_implementation_depends_on_the_backend_and_the_choice():
     x, k, _ = operands((1, 4, 4, 2))
 
     def text(choice, platform):

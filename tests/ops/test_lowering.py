@@ -1,3 +1,5 @@
+"""The options of XLA for programs without gradients."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
     assert lowering.forward_options.__wrapped__('cpu') == {}
 
 
-def test_the_options_of_programs_without_gradients_keep_the_values():
+def test_the_options_for_programs_without_gradients_keep_the_values():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 20, 20, 32)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(3, 3, 32, 64)), jnp.float32)
@@ -25,7 +27,7 @@ def test_the_options_of_programs_without_gradients_keep_the_values():
     plain = jax.jit(program).lower(x, kernel).compile()
     options = ops.forward_options('cpu')
     quick = jax.jit(program, compiler_options=options).lower(x, kernel).compile()
-    assert options  # else it has another name now, and prediction is slow
+    assert options  # if not, XLA has renamed the option, and prediction is slow
     assert 'ynn' not in quick.as_text()
-    # 288 and 64 products are summed in another order.
+    # Sums of 288 and 64 products, in another order.
     np.testing.assert_allclose(quick(x, kernel), plain(x, kernel), rtol=1e-5, atol=1e-3)

@@ -1,3 +1,5 @@
+"""Max pooling: its implementations equal the reference to the bit."""
+
 import functools
 
 import jax
@@ -23,8 +25,8 @@ def value_and_gradient(op, x, grad, window, strides, padding):
         ((2, 9, 8, 3), 3, 2, ((0, 0), (0, 0))),
         ((1, 7, 7, 2), 3, 1, ((1, 1), (1, 1))),
         ((1, 8, 8, 2), 2, 2, ((0, 0), (0, 0))),
-        ((1, 9, 9, 2), 2, 2, ((0, 0), (0, 0))),  # the last row is in no window
-        ((1, 11, 8, 2), 2, 3, ((0, 0), (0, 0))),  # nor are rows in between
+        ((1, 9, 9, 2), 2, 2, ((0, 0), (0, 0))),  # no window has the last row
+        ((1, 11, 8, 2), 2, 3, ((0, 0), (0, 0))),  # nor some rows in between
         ((1, 9, 11, 2), 5, 3, ((2, 2), (1, 3))),
         ((1, 1, 2, 1), 3, 2, ((1, 1), (0, 1))),
     ],
@@ -32,9 +34,9 @@ def value_and_gradient(op, x, grad, window, strides, padding):
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_equals_the_reference_in_value_and_gradient(shape, window, strides, padding, dtype):
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.integers(-2, 2, shape), dtype)  # most windows have several largest
+    x = jnp.asarray(rng.integers(-2, 2, shape), dtype)  # most windows have several maxima
     output = jax.eval_shape(lambda x: pooling.padded(x, window, strides, padding), x)
-    # Whole numbers, so that sums are exact in any order.
+    # Whole numbers: sums are exact in any order.
     grad = jnp.asarray(rng.integers(-9, 9, output.shape), dtype)
     expected = value_and_gradient(pooling.padded, x, grad, window, strides, padding)
     for lowering in (pooling.chosen, pooling.windowed):
@@ -46,12 +48,12 @@ def test_equals_the_reference_in_value_and_gradient(shape, window, strides, padd
 
 @pytest.mark.parametrize('padding', ['SAME', 'VALID'])
 @pytest.mark.parametrize('side', [8, 9])
-def test_padding_by_name(padding, side):
+def test_padding_by_name_is_that_of_xla(padding, side):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, side, side, 2)), jnp.float32)
     expected = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
     np.testing.assert_array_equal(ops.max_pool(x, 3, 2, padding), expected)
 
 
-def test_of_equal_pixels_the_first_has_the_gradient():
+def test_the_first_of_equal_values_gets_the_gradient():
     grad = jax.grad(lambda x: ops.max_pool(x, 2, 2, 'VALID').sum())(jnp.zeros((1, 2, 2, 1)))
     np.testing.assert_array_equal(grad[0, :, :, 0], [[1, 0], [0, 0]])

@@ -1,3 +1,5 @@
+"""Separable convolution: its implementations agree, and each backend gets its own."""
+
 import functools
 
 import jax
@@ -11,7 +13,7 @@ from xception_flax.ops.convolution import NHWC
 
 
 def operands(shape, features, kernel=3, strides=1):
-    """A picture, the two kernels, and a gradient of the output."""
+    """Images, the two kernels, and a gradient of the output."""
     rng = np.random.default_rng(0)
     n, height, width, channels = shape
     output = (n, -(-height // strides), -(-width // strides), features)
@@ -35,9 +37,9 @@ def value_and_gradients(op, strides, dilation, x, depthwise, pointwise, grad):
         ((1, 1, 1, 1), 3, 3, 1, 1),
     ],
 )
-# bfloat16 keeps 8 bits: one form rounds what is between the two, the other the product of kernels.
+# bfloat16 has 8 bits: one form rounds the depthwise output, the other the product of the kernels.
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(jnp.float32, 2e-6), (jnp.bfloat16, 3e-2)])
-def test_folded_equals_one_after_the_other_in_value_and_gradient(
+def test_one_convolution_equals_two_in_value_and_gradient(
     shape, features, kernel, strides, dilation, dtype, tolerance
 ):
     arrays = operands(shape, features, kernel, strides)
@@ -51,7 +53,7 @@ def test_folded_equals_one_after_the_other_in_value_and_gradient(
         assert error <= tolerance * np.abs(array).max()
 
 
-def test_it_is_depthwise_then_pointwise():
+def test_it_is_depthwise_then_pointwise_convolution():
     x, depthwise, pointwise, _ = operands((2, 8, 8, 5), 7)
     between = ops.depthwise_conv(x, depthwise)
     expected = jax.lax.conv_general_dilated(
@@ -72,7 +74,7 @@ def test_it_is_depthwise_then_pointwise():
         (separable.FOLD_TO, 'cpu', 'auto', 0),
     ],
 )
-def test_the_lowering_follows_channels_platform_and_choice(
+def test_the_implementation_depends_on_channels_backend_and_choice(
     channels, platform, choice, convolutions
 ):
     x, depthwise, pointwise, _ = operands((1, 4, 4, channels), 2)
@@ -83,7 +85,7 @@ def test_the_lowering_follows_channels_platform_and_choice(
 
 
 @pytest.mark.parametrize('platform', ['cpu', 'tpu', 'gpu'])
-def test_for_a_known_platform_nothing_else_is_traced(platform):
+def test_for_a_known_backend_only_its_implementation_is_traced(platform):
     arrays = operands((1, 8, 8, 64), 7)[:3]
 
     def convolve(*arrays):

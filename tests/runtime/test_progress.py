@@ -36,7 +36,7 @@ def test_the_clock_stops_in_pauses(monkeypatch):
     assert progress.seconds == 17
 
 
-def test_only_the_visible_host_speaks(capsys):
+def test_only_the_visible_process_prints(capsys):
     Progress(1, visible=False).say('hello')
     assert capsys.readouterr().out == ''
     Progress(1, visible=True).say('hello')

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from xception_flax import config as configs
+from xception_flax.base.errors import UserError
 from xception_flax.runtime import workdirs
-from xception_flax.runtime.errors import UserError
 
 
 def test_classes_are_read_as_they_were_written(tmp_path):
@@ -18,12 +18,12 @@ def test_classes_are_read_as_they_were_written(tmp_path):
 @pytest.mark.parametrize(
     ('names', 'says'),
     [
-        (['cat', 'fox'], r"\(class 1: 'dog' -> 'fox'\): take them back"),
+        (['cat', 'fox'], r"\(class 1: 'dog' -> 'fox'\): restore them"),
         (['cat', 'bee', 'dog'], r"\(class 1: 'dog' -> 'bee'\)"),
         (['cat'], r"\(class 1: 'dog' -> None\)"),
     ],
 )
-def test_a_run_does_not_go_on_with_other_classes(tmp_path, names, says):
+def test_a_run_does_not_resume_with_other_classes(tmp_path, names, says):
     config = configs.default()
     workdirs.write_settings(tmp_path, config, ['cat', 'dog'])
     assert workdirs.check_fits(tmp_path, config, ('cat', 'dog')) == []
@@ -31,7 +31,7 @@ def test_a_run_does_not_go_on_with_other_classes(tmp_path, names, says):
         workdirs.check_fits(tmp_path, config, names)
 
 
-def test_a_run_from_before_there_were_names_goes_on(tmp_path):
+def test_a_run_without_class_names_resumes(tmp_path):
     config = configs.default()
     workdirs.write_settings(tmp_path, config, ['cat', 'dog'])
     (tmp_path / 'classes.json').unlink()
@@ -39,7 +39,7 @@ def test_a_run_from_before_there_were_names_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize('text', ['["cat", "d', '3', ''])
-def test_damaged_names_are_told(tmp_path, text):
+def test_damaged_names_are_an_error_in_one_line(tmp_path, text):
     (tmp_path / 'classes.json').write_text(text)
     with pytest.raises(UserError, match=r'classes\.json is damaged') as caught:
         workdirs.read_classes(tmp_path)

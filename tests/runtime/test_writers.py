@@ -1,12 +1,12 @@
 import json
 import math
 
-from tensorboard_files import scalars
+from helpers import scalars
 
 from xception_flax.runtime import writers
 
 
-def test_records_are_lines_of_json_and_scalars_of_tensorboard(tmp_path):
+def test_entries_are_lines_of_json_and_scalars_of_tensorboard(tmp_path):
     writer = writers.MetricWriter(tmp_path, [], 0)
     writer.write({'step': 1, 'split': 'train', 'loss': 0.5, 'rate': math.inf})
     writer.write({'step': 1, 'split': 'test', 'weights': 'live', 'top1': 0.25, 'examples': 4})
@@ -23,7 +23,7 @@ def test_records_are_lines_of_json_and_scalars_of_tensorboard(tmp_path):
     }
 
 
-def test_going_on_from_a_step_forgets_what_came_after_it(tmp_path):
+def test_resuming_from_a_step_drops_later_entries(tmp_path):
     writer = writers.MetricWriter(tmp_path, [], 0)
     for step in (1, 2, 3):
         writer.write({'step': step, 'split': 'train', 'loss': 1.0})
@@ -34,13 +34,13 @@ def test_going_on_from_a_step_forgets_what_came_after_it(tmp_path):
     writer = writers.MetricWriter(tmp_path, kept, 2)
     writer.write({'step': 3, 'split': 'train', 'loss': 2.0})
     writer.close()
-    records = writers.read(tmp_path / 'metrics.jsonl')
-    assert [(record['step'], record['loss']) for record in records] == [
+    entries = writers.read(tmp_path / 'metrics.jsonl')
+    assert [(entry['step'], entry['loss']) for entry in entries] == [
         (1, 1.0),
         (2, 1.0),
         (3, 2.0),
     ]
 
 
-def test_a_file_that_is_not_there_has_no_records(tmp_path):
+def test_a_missing_file_has_no_entries(tmp_path):
     assert writers.read(tmp_path / 'metrics.jsonl') == []

@@ -32,3 +32,10 @@ def test_smoothing_spreads_over_classes_or_moves_to_a_half():
         losses.smooth(jnp.array([[0.0, 1.0, 1.0]]), 0.1, 'sigmoid'), [[0.05, 0.95, 0.95]], rtol=1e-6
     )
     assert float(losses.smooth(jnp.array(TARGETS), 0.3, 'softmax').sum()) == pytest.approx(40)
+
+
+def test_softmax_targets_divide_one_over_the_labels():
+    rows = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
+    targets = losses.as_targets(jnp.array(rows), 4, 'softmax')
+    np.testing.assert_array_equal(targets, [[0.5, 0, 0.5, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(losses.as_targets(jnp.array(rows), 4, 'sigmoid'), rows)

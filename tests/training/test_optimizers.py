@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import small_config
 
-from xception_flax import config as configs
 from xception_flax.config import Durations
 from xception_flax.training import optimizers
 
@@ -18,13 +18,8 @@ GRADS = {
 
 
 def config(**settings):
-    c = configs.default()
-    c.batch_size = 10
-    c.total_steps = 100
-    c.schedule.name = 'constant'
-    c.schedule.learning_rate = 0.1
-    c.update_from_flattened_dict({k.replace('__', '.'): v for k, v in settings.items()})
-    return c
+    base = {'batch_size': 10, 'total_steps': 100, 'schedule__learning_rate': 0.1}
+    return small_config(**{**base, **settings})
 
 
 def walk(c, steps):
@@ -84,7 +79,7 @@ def adamw(w, g, memory, l2):
         ('adamw', {'optimizer__epsilon': 1.0}, adamw),
     ],
 )
-def test_updates_are_those_of_the_formula(name, settings, update):
+def test_updates_follow_the_formula(name, settings, update):
     c = config(optimizer__name=name, optimizer__weight_decay=0.01, **settings)
     *_, params = walk(c, 5)
     kernel, scale = by_hand(update, 5)
@@ -99,8 +94,40 @@ def test_layerwise_optimizers_scale_kernels_by_their_norm(name):
     step = np.linalg.norm(params['conv']['kernel'] - PARAMS['conv']['kernel'])
     trust = {'lars': 0.001, 'lamb': 1.0}[name]  # LARS's coefficient
     assert step == pytest.approx(0.1 * trust * np.sqrt(5), rel=1e-3)  # float32 near 1
-    if name == 'lars':  # batch norm goes by plain SGD
-        np.testing.assert_allclose(params['bn']['scale'], 1 - 0.1 * 0.3, rtol=1e-6)
+    # Batch norm goes by plain SGD, or by plain Adam, whose first step is the learning rate.
+    scale = 1 - 0.1 * {'lars': 0.3, 'lamb': 1.0}[name]
+    np.testing.assert_allclose(params['bn']['scale'], scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', optimizers.OPTIMIZERS)
+def test_depthwise_kernels_are_decayed_unless_left_out(name):
+    params = {
+        part: {'kernel': jnp.full(3, 2.0), 'bias': jnp.ones(3)} for part in ('depthwise', 'conv')
+    }
+    still = jax.tree.map(jnp.zeros_like, params)
+    moved = {}
+    for everywhere in (True, False):
+        c = config(
+            optimizer__name=name, optimizer__weight_decay=0.1,
+            optimizer__decay_depthwise=everywhere,
+        )  # fmt: skip
+        optimizer = optimizers.make_optimizer(c, lambda step: 0.01)
+        updates, _ = optimizer.update(still, optimizer.init(params), params)
+        moved[everywhere] = jax.tree.map(lambda x: bool(x.any()), updates)
+    kernel_only, none = {'kernel': True, 'bias': False}, {'kernel': False, 'bias': False}
+    assert moved[True] == {'depthwise': kernel_only, 'conv': kernel_only}
+    assert moved[False] == {'depthwise': none, 'conv': kernel_only}
+
+
+def test_lamb_moves_a_bias_from_zero_as_adam_does():
+    c = config(optimizer__name='lamb', schedule__learning_rate=0.01)
+    optimizer = optimizers.make_optimizer(c, lambda step: 0.01)
+    params = {'bn': {'bias': jnp.zeros(1)}, 'conv': {'kernel': jnp.ones(1)}}
+    state = optimizer.init(params)
+    for _ in range(200):
+        updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    np.testing.assert_allclose(params['bn']['bias'], -2.0, rtol=1e-4)
 
 
 def test_clipping_is_by_the_norm_of_the_whole_gradient():
@@ -111,7 +138,7 @@ def test_clipping_is_by_the_norm_of_the_whole_gradient():
     np.testing.assert_allclose(params['bn']['scale'], 1 - 0.1 * 0.3, rtol=1e-6)
 
 
-def rates(steps, **settings):
+def learning_rates(steps, **settings):
     c = config(**settings)
     schedule = optimizers.make_schedule(c, Durations.resolve(c, examples=50))
     return [float(schedule(step)) for step in steps]
@@ -121,16 +148,17 @@ def test_the_papers_schedule_falls_by_its_factor_every_two_epochs():
     settings = {'schedule__name': 'exponential', 'schedule__learning_rate': 0.045}
     settings |= {'schedule__decay_rate': 0.94, 'schedule__decay_epochs': 2.0}  # 10 steps
     expected = [0.045, 0.045, 0.045 * 0.94, 0.045 * 0.94**3]
-    assert rates([0, 9, 10, 39], **settings) == pytest.approx(expected, rel=1e-6)
-    smooth = rates([5], **settings, schedule__staircase=False)
+    assert learning_rates([0, 9, 10, 39], **settings) == pytest.approx(expected, rel=1e-6)
+    smooth = learning_rates([5], **settings, schedule__staircase=False)
     assert smooth == pytest.approx([0.045 * 0.94**0.5], rel=1e-6)
-    assert rates([1000], **settings, schedule__final=0.5) == pytest.approx([0.0225], rel=1e-6)
+    last = learning_rates([1000], **settings, schedule__final=0.5)
+    assert last == pytest.approx([0.0225], rel=1e-6)
 
 
 def test_cosine_and_warm_up():
     settings = {'schedule__name': 'cosine', 'schedule__warmup_steps': 20}
-    assert rates([0, 10, 20, 60, 100], **settings) == pytest.approx(
+    assert learning_rates([0, 10, 20, 60, 100], **settings) == pytest.approx(
         [0, 0.05, 0.1, 0.05, 0], abs=1e-7
     )
-    constant = rates([0, 1, 4, 50], schedule__warmup_steps=4)
+    constant = learning_rates([0, 1, 4, 50], schedule__warmup_steps=4)
     assert constant == pytest.approx([0, 0.025, 0.1, 0.1], abs=1e-7)

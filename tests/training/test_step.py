@@ -7,14 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import small_config
 
-from xception_flax import config as configs
+from xception_flax.base import mesh as meshes
 from xception_flax.data.scaling import scale
 from xception_flax.models import layers
-from xception_flax.runtime import mesh as meshes
 from xception_flax.training import losses
+from xception_flax.training.metrics import Task
+from xception_flax.training.optimizers import make_optimizer
 from xception_flax.training.state import create_state
-from xception_flax.training.step import as_targets, make_eval_step, make_train_step
+from xception_flax.training.step import make_eval_step, make_train_step
 
 BATCH = 8
 RNG = np.random.default_rng(0)
@@ -24,7 +26,7 @@ RATE = 0.1
 
 
 class Tiny(nn.Module):
-    """A convolution, batch norm, dropout and a classifier: all that a step has to deal with."""
+    """A convolution, batch norm, dropout and a classifier: every kind of layer for a step."""
 
     group_size: int = 0
     dropout: float = 0.0
@@ -45,13 +47,7 @@ def build_model(c):
 
 
 def config(**settings):
-    c = configs.default()
-    c.image_size = 8
-    c.batch_size = BATCH
-    c.ema_decay = 0.0
-    c.xception.dropout = 0.0
-    c.update_from_flattened_dict({k.replace('__', '.'): v for k, v in settings.items()})
-    return c
+    return small_config(image_size=8, batch_size=BATCH, **settings)
 
 
 @functools.cache
@@ -61,10 +57,10 @@ def compiled(**settings):
     mesh = meshes.make_mesh()  # of as many devices as the tests run on
     step = jax.jit(
         make_train_step(build_model(c), optax.sgd(RATE), optax.constant_schedule(RATE), c),
-        in_shardings=(meshes.replicated(mesh), meshes.split(mesh)),
+        in_shardings=(meshes.replicated(mesh), meshes.sharded(mesh)),
         out_shardings=meshes.replicated(mesh),
     )
-    return step, initial(c)
+    return step, initial(bool(c.ema_decay))
 
 
 def run(steps=1, order=None, **settings):
@@ -76,26 +72,43 @@ def run(steps=1, order=None, **settings):
     return jax.device_get((state, metrics))
 
 
-def initial(c):
-    init = functools.partial(create_state, build_model(c), optax.sgd(RATE), 8, bool(c.ema_decay))
+def measured(c, variables, batch, subset=()):
+    """The sums over a batch by metric, and its counts."""
+    task = Task(c.loss, np.ones(4), subset)
+    found = jax.device_get(jax.jit(make_eval_step(build_model(c), c, task))(variables, batch))
+    return found['metrics'], found['counts']
+
+
+@functools.cache
+def initial(averaged=False):
+    init = functools.partial(create_state, Tiny(), optax.sgd(RATE), 8, averaged)
     return jax.jit(init)(jax.random.key(0))
+
+
+@jax.jit
+def logits_of(variables, images):
+    return Tiny().apply(variables, images, train=False)
+
+
+@jax.jit
+def training_logits_of(variables, images):
+    return Tiny().apply(variables, images, train=True, mutable=['batch_stats'])[0]
 
 
 def assert_close(ours, theirs, tolerance=2e-5):
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        # The absolute part is for biases whose gradient is zero but for rounding.
+        # The absolute part is for biases whose gradient is zero except for rounding.
         np.testing.assert_allclose(
             a, b, rtol=tolerance, atol=max(2e-6, tolerance * np.abs(b).max())
         )
 
 
 def test_a_step_is_gradient_descent_on_the_loss():
-    c = config()
-    model, before = build_model(c), initial(c)
+    before = initial()
 
     def loss(params):
         variables = {'params': params, 'batch_stats': before.batch_stats}
-        logits, _ = model.apply(variables, scale(IMAGES, 'tf'), train=True, mutable=['batch_stats'])
+        logits = training_logits_of(variables, scale(IMAGES, 'tf'))
         return losses.softmax(logits, jax.nn.one_hot(LABELS, 4)).mean()
 
     value, grads = jax.jit(jax.value_and_grad(loss))(before.params)
@@ -110,7 +123,7 @@ def test_a_step_is_gradient_descent_on_the_loss():
 
 @pytest.mark.parametrize('k', [2, 4])
 def test_accumulation_is_one_batch_normalised_in_groups(k):
-    # Micro-batch i is pictures i, i + k, ...; side by side they are the groups of one batch.
+    # Micro-batch i is images i, i + k, ...; side by side they are the groups of one batch.
     order = tuple(int(i) for i in np.arange(BATCH).reshape(-1, k).T.ravel())
     accumulated, metrics = run(steps=2, accumulation=k)
     grouped, expected = run(steps=2, order=order, xception__bn_group_size=BATCH // k)
@@ -124,7 +137,7 @@ def test_accumulation_is_one_batch_normalised_in_groups(k):
 
 @pytest.mark.parametrize('most', [0.05, 0.15, 0.5])  # reached at once, at step 2, not yet
 def test_averages_follow_weights_and_statistics_quickly_at_first(most):
-    states = [initial(config(ema_decay=most))] + [run(n, ema_decay=most)[0] for n in (1, 2)]
+    states = [initial(averaged=True)] + [run(n, ema_decay=most)[0] for n in (1, 2)]
     expected = states[0].params
     for step, state in enumerate(states[1:]):
         decay = min(most, (1 + step) / (10 + step))
@@ -137,14 +150,15 @@ def test_averages_follow_weights_and_statistics_quickly_at_first(most):
     assert run(1)[0].ema is None
 
 
-def single_step(c):
+@functools.cache
+def single_step(**settings):
+    c = config(**settings)
     step = make_train_step(build_model(c), optax.sgd(RATE), optax.constant_schedule(RATE), c)
     return jax.jit(step)
 
 
 def test_dropout_depends_on_the_step_and_on_the_seed_alone():
-    c = config(xception__dropout=0.5)
-    step, state = single_step(c), initial(c)
+    step, state = single_step(xception__dropout=0.5), initial()
 
     def loss(number, seed):
         rng = jax.random.key_data(jax.random.key(seed))
@@ -158,73 +172,85 @@ def test_dropout_depends_on_the_step_and_on_the_seed_alone():
 
 @pytest.mark.parametrize('part', ['params', 'batch_stats'])
 @pytest.mark.parametrize('value', [np.nan, np.inf])
-def test_a_step_that_is_not_finite_is_told_and_can_be_left_out(part, value):
+def test_a_step_that_is_not_finite_is_counted_and_can_be_skipped(part, value):
     batch = {'image': IMAGES, 'label': LABELS}
-    for c in (config(), config(nonfinite='skip', ema_decay=0.5)):
-        step, state = single_step(c), initial(c)
+    for settings in ({}, {'nonfinite': 'skip', 'ema_decay': 0.5}):
+        step, state = single_step(**settings), initial(averaged='ema_decay' in settings)
         assert step(state, batch)[1]['skipped'] == 0
         kernels = jax.tree.map(lambda x: x.at[0].set(value), state.params)
         broken = state.replace(params=kernels)
         after, metrics = step(broken, batch)
         assert metrics['skipped'] == 1
         assert after.step == 1
-        if c.nonfinite == 'skip':
+        if 'nonfinite' in settings:
             tree = (getattr(after, part), after.ema)
             jax.tree.map(np.testing.assert_array_equal, tree, (getattr(broken, part), broken.ema))
 
 
-def test_pictures_of_several_classes_train_and_evaluate():
+@pytest.mark.parametrize('name', ['adamw', 'lamb', 'rmsprop', 'sgd'])
+def test_a_skipped_step_leaves_no_trace_but_in_the_schedule(name):
+    c = config(nonfinite='skip', optimizer__name=name, schedule__learning_rate=0.01)
+    schedule = optax.piecewise_constant_schedule(0.01, {1: 2.0})  # doubles behind the first step
+    optimizer = make_optimizer(c, schedule)
+    step = jax.jit(make_train_step(build_model(c), optimizer, schedule, c))
+    before = initial().replace(opt_state=optimizer.init(initial().params))
+    batch = {'image': IMAGES, 'label': LABELS}
+    broken = before.replace(params=jax.tree.map(lambda x: x * np.nan, before.params))
+    skipped = step(broken, batch)[0].replace(params=before.params)
+    after = step(skipped.replace(step=before.step), batch)[0]  # step: the seed of dropout
+    # As without the first one, at twice the rate.
+    once = step(before, batch)[0]
+    moved, expected = (
+        jax.tree.map(jnp.subtract, state.params, before.params) for state in (after, once)
+    )
+    for a, b in zip(*map(jax.tree.leaves, (moved, expected)), strict=True):
+        np.testing.assert_allclose(a, 2 * b, atol=1e-6)  # differences of numbers near 1
+
+
+def test_multi_label_images_train_and_evaluate():
     c = config(loss='sigmoid')
     rows = np.eye(4, dtype=np.int32)[LABELS]
     rows[:, 3] = 1
-    step, state = single_step(c), initial(c)
+    step, state = single_step(loss='sigmoid'), initial()
     one = step(state, {'image': IMAGES, 'label': np.eye(4, dtype=np.int32)[LABELS]})[1]
     assert one['loss'] == pytest.approx(
         float(step(state, {'image': IMAGES, 'label': LABELS})[1]['loss']), rel=1e-6
     )
     variables = state.variables('live')
-    logits = np.asarray(build_model(c).apply(variables, scale(IMAGES, 'tf'), train=False))
-    sums = jax.jit(make_eval_step(build_model(c), c))(
-        variables, {'image': IMAGES, 'label': rows, 'mask': np.ones(BATCH, np.float32)}
+    logits = np.asarray(logits_of(variables, scale(IMAGES, 'tf')))
+    sums, _ = measured(
+        c, variables, {'image': IMAGES, 'label': rows, 'mask': np.ones(BATCH, np.float32)}
     )
     best = logits.argmax(1)
-    assert sums['top1'] == sum(rows[i, best[i]] for i in range(BATCH))
+    assert sums['top1']['sum'] == sum(rows[i, best[i]] for i in range(BATCH))
     loss = np.logaddexp(0, logits) - rows * logits
-    assert float(sums['loss']) == pytest.approx(loss.sum(), rel=1e-5)
+    assert float(sums['loss']['sum']) == pytest.approx(loss.sum(), rel=1e-5)
 
 
-def test_a_picture_without_a_class_does_not_count_where_there_may_be_several():
+def test_a_multi_label_image_without_a_label_does_not_count():
     c = config(loss='sigmoid')
     rows = np.eye(4, dtype=np.int32)[LABELS]
     rows[:3] = 0
     mask = np.array([1, 0, 1, 1, 1, 1, -1, 1], np.float32)
-    variables = initial(c).variables('live')
-    step = jax.jit(make_eval_step(build_model(c), c))
-    sums = step(variables, {'image': IMAGES, 'label': rows, 'mask': mask})
-    assert (sums['examples'], sums['unlabelled'], sums['unreadable']) == (4, 2, 1)
+    variables = initial().variables('live')
+    sums, counts = measured(c, variables, {'image': IMAGES, 'label': rows, 'mask': mask})
+    assert counts == {'examples': 4, 'unlabelled': 2, 'unreadable': 1}
+    mask[[0, 2]] = 0
     labelled = {'image': IMAGES, 'label': np.eye(4, dtype=np.int32)[LABELS], 'mask': mask}
-    labelled['mask'][[0, 2]] = 0
-    expected = step(variables, labelled)
-    for name in ('top1', 'loss', 'ap100', 'weighted'):
-        assert sums[name] == expected[name]
-    jax.tree.map(np.testing.assert_array_equal, sums['ranking'], expected['ranking'])
+    expected, _ = measured(c, variables, labelled)
+    assert set(sums) == {'top1', 'top5', 'loss', 'map100_pictures', 'map100_classes'}
+    jax.tree.map(np.testing.assert_array_equal, sums, expected)
 
 
-def test_for_softmax_several_classes_share_the_target():
-    rows = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
-    shares = as_targets(jnp.array(rows), 4, 'softmax')
-    np.testing.assert_array_equal(shares, [[0.5, 0, 0.5, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
-    np.testing.assert_array_equal(as_targets(jnp.array(rows), 4, 'sigmoid'), rows)
-
-
-def test_answers_may_be_restricted_to_some_classes():
+def test_accuracy_among_some_classes_is_measured_too():
     c = config()
-    variables, subset = initial(c).variables('live'), (1, 3)
+    variables, subset = initial().variables('live'), (1, 3)
     images = RNG.integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
     labels = RNG.choice(subset, 64)
-    step = jax.jit(make_eval_step(build_model(c), c, subset=subset))
-    sums = step(variables, {'image': images, 'label': labels, 'mask': np.ones(64, np.float32)})
-    logits = np.asarray(build_model(c).apply(variables, scale(images, 'tf'), train=False))
+    batch = {'image': images, 'label': labels, 'mask': np.ones(64, np.float32)}
+    found, _ = measured(c, variables, batch, subset)
+    sums = {name: totals['sum'] for name, totals in found.items()}
+    logits = np.asarray(logits_of(variables, scale(images, 'tf')))
     assert sums['top1'] == (logits.argmax(1) == labels).sum()
     right = (np.array(subset)[logits[:, subset].argmax(1)] == labels).sum()
     assert sums['top1_subset'] == right > sums['top1'] > 0
@@ -234,18 +260,18 @@ def test_answers_may_be_restricted_to_some_classes():
 @pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
 def test_probabilities_are_averaged_over_crops(loss):
     c = config(loss=loss)
-    variables = initial(c).variables('live')
+    variables = initial().variables('live')
     images = RNG.integers(0, 256, (BATCH, 3, 8, 8, 3), dtype=np.uint8)
     batch = {'image': images, 'label': LABELS, 'mask': np.ones(BATCH, np.float32)}
-    sums = jax.jit(make_eval_step(build_model(c), c))(variables, batch)
+    sums, _ = measured(c, variables, batch)
     flat = scale(images.reshape(-1, 8, 8, 3), 'tf')
-    logits = build_model(c).apply(variables, flat, train=False).reshape(BATCH, 3, 4)
+    logits = logits_of(variables, flat).reshape(BATCH, 3, 4)
     mean = {'softmax': jax.nn.softmax, 'sigmoid': jax.nn.sigmoid}[loss](logits).mean(1)
     targets = jax.nn.one_hot(LABELS, 4)
     no = (1 - targets) * jnp.log(1 - mean) if loss == 'sigmoid' else 0
     expected = -(targets * jnp.log(mean) + no).sum()
-    assert float(sums['loss']) == pytest.approx(float(expected), rel=1e-5)
-    assert sums['top1'] == (mean.argmax(1) == LABELS).sum()
+    assert float(sums['loss']['sum']) == pytest.approx(float(expected), rel=1e-5)
+    assert sums['top1']['sum'] == (mean.argmax(1) == LABELS).sum()
 
 
 def test_label_smoothing_raises_the_loss_of_a_sure_network():
@@ -258,36 +284,33 @@ def test_sigmoid_loss_trains_too():
 
 
 def test_mixup_mixes_neighbours_and_their_labels():
-    c = config(mixup=1.0)
-    model, before = build_model(c), initial(c)
+    before = initial()
     rng = jax.random.fold_in(jax.random.wrap_key_data(before.rng), 0)
     mix_rng, _ = jax.random.split(rng)
-    share = jax.random.beta(mix_rng, 1.0, 1.0)
-    share = float(max(share, 1 - share))
-    mixed = share * scale(IMAGES, 'tf') + (1 - share) * scale(IMAGES, 'tf')[np.arange(BATCH) - 1]
+    part = jax.random.beta(mix_rng, 1.0, 1.0)
+    part = float(max(part, 1 - part))
+    mixed = part * scale(IMAGES, 'tf') + (1 - part) * scale(IMAGES, 'tf')[np.arange(BATCH) - 1]
     targets = jax.nn.one_hot(LABELS, 4)
-    targets = share * targets + (1 - share) * targets[np.arange(BATCH) - 1]
+    targets = part * targets + (1 - part) * targets[np.arange(BATCH) - 1]
     variables = {'params': before.params, 'batch_stats': before.batch_stats}
-    logits, _ = model.apply(variables, mixed, train=True, mutable=['batch_stats'])
+    logits = training_logits_of(variables, mixed)
     expected = float(losses.softmax(logits, targets).mean())
     assert run(1, mixup=1.0)[1]['loss'] == pytest.approx(expected, rel=1e-4)
 
 
-def test_evaluation_sums_over_what_the_mask_lets_through():
+def test_evaluation_sums_over_images_of_mask_one():
     c = config()
-    model = build_model(c)
-    variables = initial(c).variables('live')
-    step = jax.jit(make_eval_step(model, c))
+    variables = initial().variables('live')
     mask = np.array([1, 1, 0, 1, 0, 1, 1, 0], np.float32)
-    images = IMAGES.copy()
-    sums = step(variables, {'image': images, 'label': LABELS, 'mask': mask})
-    logits = model.apply(variables, scale(IMAGES, 'tf'), train=False)
+    sums, counts = measured(c, variables, {'image': IMAGES, 'label': LABELS, 'mask': mask})
+    logits = logits_of(variables, scale(IMAGES, 'tf'))
     chosen = mask > 0
-    assert sums['examples'] == 5
-    assert sums['top1'] == (np.argmax(logits, 1) == LABELS)[chosen].sum()
-    assert sums['top5'] == 5
+    assert counts['examples'] == 5
+    assert {int(totals['count']) for totals in sums.values()} == {5}
+    assert sums['top1']['sum'] == (np.argmax(logits, 1) == LABELS)[chosen].sum()
+    assert sums['top5']['sum'] == 5
     expected = losses.softmax(logits, jax.nn.one_hot(LABELS, 4))[chosen].sum()
-    assert float(sums['loss']) == pytest.approx(float(expected), rel=1e-5)
+    assert float(sums['loss']['sum']) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_bfloat16_trains_with_float32_state():
@@ -298,7 +321,7 @@ def test_bfloat16_trains_with_float32_state():
     assert metrics['loss'] < 0.3
 
 
-def test_an_auxiliary_classifier_adds_its_share_to_the_gradient_but_not_to_the_loss():
+def test_an_auxiliary_classifier_adds_to_the_gradient_but_not_to_the_loss():
     class Two(nn.Module):
         num_classes: int = 4
 
@@ -312,7 +335,8 @@ def test_an_auxiliary_classifier_adds_its_share_to_the_gradient_but_not_to_the_l
             return nn.Dense(4, name='logits')(x)
 
     optimizer, batch = optax.sgd(RATE), {'image': IMAGES, 'label': LABELS}
-    before = create_state(Two(), optimizer, 8, False, jax.random.key(0))
+    create = functools.partial(create_state, Two(), optimizer, 8, False)
+    before = jax.jit(create)(jax.random.key(0))
     losses_of = {}
     for weight in (0.0, 0.4):
         c = config(auxiliary_weight=weight)
@@ -330,5 +354,5 @@ def test_an_auxiliary_classifier_adds_its_share_to_the_gradient_but_not_to_the_l
         (more,) = jax.tree.leaves(logits[1])
         return losses.softmax(more, jax.nn.one_hot(LABELS, 4)).mean()
 
-    grads = jax.grad(aux_loss)(before.params)
+    grads = jax.jit(jax.grad(aux_loss))(before.params)
     assert_close(with_it['aux'], jax.tree.map(lambda g: -0.4 * RATE * g, grads['aux']))

@@ -1,19 +1,19 @@
-"""Lengths of time in a run, given in steps, epochs, examples or percent of the whole."""
+"""Durations in a run, given in steps, epochs, examples or percent of the total."""
 
 import dataclasses
 import math
 
 from ml_collections import ConfigDict
 
+from xception_flax.base.errors import UserError
 from xception_flax.config.schema import UNITS, paths
-from xception_flax.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Durations:
-    """The run's durations in steps; 0 for one that is not set.
+    """The durations of a run in steps; 0 for one that is not set.
 
-    Those that recur may be fractions: an epoch is seldom a whole number of steps.
+    Intervals may be fractions: an epoch is seldom a whole number of steps.
     """
 
     total: int
@@ -30,18 +30,20 @@ class Durations:
 
     @classmethod
     def resolve(cls, config: ConfigDict, examples: int) -> 'Durations':
-        """Turns the config's durations into steps.
+        """Converts the durations of a config to steps.
 
         Args:
           config: the run's config.
-          examples: number of examples in the training split, which is what an epoch is.
+          examples: number of examples in the training split, the length of an epoch.
 
         Raises:
           UserError: a duration is given in two units, is not positive, or `total` is missing.
         """
         total = _steps(config, 'total', examples, 0)
         if not total:
-            raise UserError('config.total_steps is not set: say how long to train, in any unit')
+            raise UserError(
+                'config.total_steps is not set: give the length of the training, in any unit'
+            )
         total = _whole(total)
         return cls(
             total=total,

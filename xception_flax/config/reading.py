@@ -1,5 +1,6 @@
 """Reads a config from a file in `configs/`, the command line, or a run's `config.json`."""
 
+import ast
 import difflib
 import json
 import os
@@ -8,14 +9,17 @@ import re
 import runpy
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from xception_flax.base.errors import UserError, nearest
 from xception_flax.config import schema
-from xception_flax.runtime.errors import UserError, nearest
+
+# Values of settings that had another name in older runs.
+RENAMED = {('augment.crop', 'inception'): 'random'}
 
 
 def define_flag() -> None:
@@ -31,11 +35,12 @@ def parse_flags(argv: Sequence[str], arguments: str = '') -> list[str]:
     Args:
       argv: the command line.
       arguments: names of what the program takes besides flags, such as 'SOURCE TARGET'; a last one
-        that ends in '...' stands for one or more.
+        that ends in '...' stands for one or more, all in brackets are optional.
 
     Returns:
-      The program's name and the arguments that are no flags.
+      The program's name and the arguments that are not flags.
     """
+    argv = ['--help' if arg == '-h' else arg for arg in argv]
     try:
         keys = [m[1] for arg in argv if (m := re.match(r'--?(?:no)?config\.([^=]+)', arg))]
         files = [m[1] for m in re.finditer(r'(?:^|\0)--?config[=\0]([^\0]*)', '\0'.join(argv))]
@@ -44,17 +49,24 @@ def parse_flags(argv: Sequence[str], arguments: str = '') -> list[str]:
         check_keys(keys)
         if keys and not files:
             raise UserError(f'config.{keys[0]} is set, but there is no --config=FILE to change')
-        rest = flags.FLAGS(list(argv))
-        names = arguments.split()
-        if len(rest) <= len(names):
-            raise UserError(f'{names[len(rest) - 1].rstrip(".")} is missing; see --help')
-        if len(rest) > len(names) + 1 and not arguments.endswith('...'):
-            raise UserError(f'{rest[len(names) + 1]!r} is not understood; see --help')
+        rest = flags.FLAGS(argv)
+        _check_arguments(rest[1:], arguments)
         if flags.FLAGS['config'].present:
             override_units(flags.FLAGS.config, keys)
         return rest
+    except SystemExit:  # absl has printed the help, and calls that a failure
+        sys.exit(0)
     except (flags.Error, UserError) as error:
         sys.exit(f'error: {_one_line(error)}')
+
+
+def _check_arguments(given: Sequence[str], arguments: str) -> None:
+    names = arguments.strip('[]').split()
+    optional = arguments.startswith('[') and not given
+    if len(given) < len(names) and not optional:
+        raise UserError(f'{names[len(given)].rstrip(".")} is missing; see --help')
+    if len(given) > len(names) and not arguments.endswith('...'):
+        raise UserError(f'{given[len(names)]!r} is not understood; see --help')
 
 
 def read_file(path: str | os.PathLike[str]) -> ConfigDict:
@@ -70,7 +82,8 @@ def read_file(path: str | os.PathLike[str]) -> ConfigDict:
     except Exception as error:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         where = f'{path}:{lines[-1]}' if lines else str(path)
-        raise UserError(f'{where}: {_explain(error)}') from error
+        explanation = lines and _mistaken_setting(error, pathlib.Path(path), lines[-1] or 0)
+        raise UserError(f'{where}: {explanation or _explain(error)}') from error
     if not isinstance(config, ConfigDict):
         raise UserError(f'{path}: get_config() must return the config')
     return config
@@ -131,38 +144,78 @@ def from_json(path: pathlib.Path) -> ConfigDict:
         raise UserError(f'{path} is damaged: {error}') from error
     config = schema.default()
     try:
-        _fill(config, stored)
-    except (AttributeError, KeyError, TypeError) as error:
+        values = dict(_flatten(stored))
+        check_keys(list(values))
+        for setting, value in values.items():
+            _set(config, setting, RENAMED.get((setting, str(value)), value))
+    except (AttributeError, UserError) as error:  # not even an object of settings
         raise UserError(f'{path}: {_explain(error)}') from error
     return config
 
 
-def _fill(config: ConfigDict, stored: dict[str, Any]) -> None:
+def set_value(config: ConfigDict, path: str, value: Any) -> None:
+    """Sets one setting.
+
+    Raises:
+      UserError: there is no such setting, or the value is of another type.
+    """
+    check_keys([path])
+    _set(config, path, value)
+
+
+def _set(config: ConfigDict, path: str, value: Any) -> None:
+    try:
+        config.update_from_flattened_dict({path: value})
+    except (TypeError, ValueError) as error:
+        kind = _type(path).__name__
+        raise UserError(f'config.{path} takes {kind}, not {value!r}') from error
+
+
+def _flatten(stored: dict[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """The values by path, such as 'optimizer.momentum'; lists as tuples."""
     for key, value in stored.items():
         if isinstance(value, dict):
-            _fill(config[key], value)
+            yield from _flatten(value, f'{prefix}{key}.')
         else:
-            config[key] = tuple(value) if isinstance(value, list) else value
+            yield prefix + key, tuple(value) if isinstance(value, list) else value
+
+
+def _type(path: str) -> type:
+    """The type of a setting."""
+    section, _, key = path.rpartition('.')
+    default = schema.default()
+    return (default[section] if section else default).get_type(key)
+
+
+def _mistaken_setting(error: Exception, path: pathlib.Path, line: int) -> str:
+    """What is wrong with a setting that a line of a config file names; '' if it names none.
+
+    ConfigDict reports all fields of a section; the line itself says which one was meant.
+    """
+    known = schema.paths(schema.default())
+    sections = {part.rpartition('.')[0] for part in known}
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if not isinstance(node, ast.Assign) or not node.lineno <= line <= (node.end_lineno or line):
+            continue
+        named = ast.unparse(node.targets[0]).partition('.')[2]
+        meant = [known_path for known_path in known if f'.{known_path}'.endswith(f'.{named}')]
+        unknown = named and not meant and named not in sections
+        if isinstance(error, AttributeError | KeyError) and unknown:
+            return f'there is no setting {named!r}{_nearest_path(named, known)}'
+        if isinstance(error, TypeError) and meant:
+            return f'{named} takes {_type(meant[0]).__name__}, not {ast.unparse(node.value)}'
+    return ''
 
 
 def _explain(error: Exception) -> str:
-    """What a failing config file did, in one line; ConfigDict's own words name all its fields."""
-    known = schema.paths(schema.default())
-    missing = re.search(r'Key "(\w+)', str(error)) or re.search(r'[\'"](\w+)', str(error))
-    if isinstance(error, AttributeError | KeyError) and missing:
-        return f'there is no setting {missing[1]!r}{_nearest_path(missing[1], known)}'
-    cast = re.search(
-        r"field '(\w+)'.*?\. (.*) is of .*<class '(\w+)'> and .*<class '(\w+)'>", str(error)
-    )
-    if isinstance(error, TypeError) and cast:
-        return f'{cast[1]} takes {cast[4]}, not {cast[2]} ({cast[3]})'
     return _one_line(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
 
 
 def _nearest_path(key: str, known: Sequence[str]) -> str:
     """The setting that `key` most resembles, by its whole path or else by its last part."""
     names = {path.partition('.')[0]: path.partition('.')[0] for path in known}
-    names |= {path.rpartition('.')[2]: path for path in known} | {path: path for path in known}
+    last = {path.rpartition('.')[2]: path for path in reversed(known)}  # the first of a name wins
+    names |= last | {path: path for path in known}
     for word in (key, key.rpartition('.')[2]):
         if match := difflib.get_close_matches(word, names, n=1):
             return f'; did you mean config.{names[match[0]]}?'

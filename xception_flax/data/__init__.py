@@ -1,1 +1,1 @@
-"""From encoded pictures to batches: sources -> pictures -> pipeline."""
+"""From encoded images to batches: sources -> reader -> images -> pipeline."""

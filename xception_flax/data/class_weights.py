@@ -1,4 +1,4 @@
-"""How much each class counts in MAP@100."""
+"""Weights of the classes in MAP@100."""
 
 import csv
 import json
@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from xception_flax.base.errors import UserError, nearest
 from xception_flax.data.sources.base import Source
-from xception_flax.runtime.errors import UserError, nearest
 
 
 def load(config: ConfigDict, source: Source) -> np.ndarray:
-    """The weights `[C]` float32 of the classes of a source.
+    """The weight of each class of a source, `[C]` float32.
 
-    They come from the file `config.dataset.class_weights`: JSON, {"cat": 2.5, ...}, or CSV without
-    a header, cat,2.5 a line. A class is called by its name or its number, from 0. One that is not
-    in the file weighs nothing, as FastEval14k has 6,000 of JFT's 17,000 classes. Without a file all
-    weigh 1: the paper's weights, how common classes are on social media, are not public.
+    Weights come from the file `config.dataset.class_weights`: JSON, {"cat": 2.5, ...}, or CSV
+    without a header, one line `cat,2.5` per class. A class is given by name or by number, from 0.
+    Classes that are not in the file weigh 0, as FastEval14k has 6,000 of JFT's 17,000. Without a
+    file all weigh 1: the paper's weights, class frequencies on social media, are not public.
 
     Raises:
-      UserError: the file cannot be read, or has another class or an impossible weight.
+      UserError: the file cannot be read, or has an unknown class or an impossible weight.
     """
     weights = np.zeros(source.num_classes, np.float32)
     if not config.dataset.class_weights:
@@ -40,12 +40,12 @@ def load(config: ConfigDict, source: Source) -> np.ndarray:
         if not 0 <= value < math.inf:
             raise UserError(f'{path}: {name!r} weighs {weight!r}; give a number, 0 or above')
     if not weights.any():
-        raise UserError(f'{path}: no class weighs anything')
+        raise UserError(f'{path}: all weights are 0; give at least one above 0')
     return weights
 
 
 def _read(path: pathlib.Path) -> list[tuple[str, Any]]:
-    """The file's pairs of class and weight."""
+    """The pairs of class and weight in a file."""
     try:
         text = path.read_text(encoding='utf-8')
         if path.suffix.lower() == '.json':

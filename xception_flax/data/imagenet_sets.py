@@ -1,7 +1,7 @@
-"""Test sets that were made for networks trained on ImageNet: what is particular to them."""
+"""Test sets for networks trained on ImageNet: which classes occur, which images are cropped."""
 
-# The classes that occur, of ImageNet's 1000 in the order of their WordNet ids; from the authors'
-# evaluation scripts (github.com/hendrycks/natural-adv-examples, github.com/hendrycks/imagenet-r).
+# The classes that occur, by index among ImageNet's 1000 in the order of WordNet ids; from scripts
+# in github.com/hendrycks/natural-adv-examples and github.com/hendrycks/imagenet-r.
 IMAGENET_A = (
     6, 11, 13, 15, 17, 22, 23, 27, 30, 37, 39, 42, 47, 50, 57, 70, 71, 76, 79, 89, 90, 94, 96,
     97, 99, 105, 107, 108, 110, 113, 124, 125, 130, 132, 143, 144, 150, 151, 207, 234, 235, 254,
@@ -29,18 +29,18 @@ IMAGENET_R = (
     947, 948, 949, 951, 953, 954, 957, 963, 965, 967, 980, 981, 983, 988,
 )  # fmt: skip
 CLASSES = {'imagenet_a': IMAGENET_A, 'imagenet_r': IMAGENET_R}
-# Those whose pictures are cropped and resized already.
+# Sets whose images are already cropped and resized.
 CROPPED = ('imagenet2012_corrupted',)
 
 
 def classes(name: str) -> tuple[int, ...]:
-    """The classes of a TFDS data set, where they are not all of ImageNet's; else ().
+    """The classes that occur in a TFDS data set, if they are not all of ImageNet's; else ().
 
-    The authors restrict the network's answers to them; others take all 1000. `evaluate` does both.
+    The authors choose among these classes only, others among all 1000; `evaluate` does both.
     """
     return CLASSES.get(name.partition('/')[0], ())
 
 
 def is_cropped(name: str) -> bool:
-    """Whether a TFDS data set holds central crops, of which no further part is to be taken."""
+    """Whether the images of a TFDS data set are central crops, which are not cropped again."""
     return name.partition('/')[0] in CROPPED

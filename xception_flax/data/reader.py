@@ -1,35 +1,33 @@
-"""Reads the pictures of a source, those that can be read."""
+"""Reads the images of a source, and counts those that cannot be read."""
 
+import concurrent.futures
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 from absl import logging
 
-from xception_flax.data import pictures
+from xception_flax.base.errors import UserError
+from xception_flax.data import images
 from xception_flax.data.sources.base import Record, Source, check_label
-from xception_flax.runtime.errors import UserError
 
 
 class Reader:
-    """Decodes a source's pictures, from any number of threads.
+    """Decodes the images of a source, from any number of threads.
 
-    A picture that cannot be read is logged by its name, once, and counted. When they are too many,
-    reading ends.
+    An unreadable image is logged by its name, once, and counted; too many of them are an error.
 
     Attributes:
       source: the source.
-      unreadable: numbers of the records that could not be read so far.
+      unreadable: numbers of the unreadable records so far.
     """
 
-    def __init__(self, source: Source, max_share: float, hosts: int = 1):
-        """Reads from `source`, of which no more than `max_share` may be unreadable.
+    def __init__(self, source: Source, max_unreadable: float, processes: int = 1):
+        """Reads from `source`, of which a fraction of `max_unreadable` may be unreadable.
 
-        Args:
-          source: the source.
-          max_share: the share, of 1.
-          hosts: how many processes read it; each counts in its own part.
+        Each of `processes` counts in its own part.
         """
-        self.source, self.max_share, self.hosts = source, max_share, hosts
+        self.source, self.max_unreadable, self.processes = source, max_unreadable, processes
         self.unreadable: set[int] = set()
         self._lock = threading.Lock()
 
@@ -37,23 +35,23 @@ class Reader:
         return len(self.source)
 
     def read(self, index: int) -> tuple[np.ndarray, Record] | None:
-        """The picture, `[H, W, 3]` uint8, and its record; None if it cannot be read.
+        """The image, `[H, W, 3]` uint8, and its record; None if it cannot be read.
 
         Raises:
-          UserError: more pictures than may be are unreadable, or the label is none of the classes.
+          UserError: too many images are unreadable, or the label is not a class.
         """
         try:
             return read(self.source, index)
-        except pictures.BadPictureError as error:
+        except images.BadImageError as error:
             self._count(index, str(error))
             return None
 
     def read_or_next(self, index: int) -> tuple[np.ndarray, Record]:
-        """Like `read`, but takes the first record after it that can be read."""
+        """Like `read`; an unreadable image is replaced by the next one that is readable."""
         for offset in range(len(self)):
             if found := self.read((index + offset) % len(self)):
                 return found
-        raise UserError(f'none of the {len(self)} pictures can be read')
+        raise UserError(f'none of the {len(self)} images can be read')
 
     def _count(self, index: int, reason: str) -> None:
         with self._lock:
@@ -62,27 +60,45 @@ class Reader:
             self.unreadable.add(index)
             count = len(self.unreadable)
         logging.warning('%s cannot be read: %s', self.source.name(index), reason)
-        if count > self.max_share * len(self) / self.hosts:
+        if count > self.max_unreadable * len(self) / self.processes:
             raise UserError(
-                f'{count} of {len(self)} pictures cannot be read, more than config.max_unreadable='
-                f'{self.max_share} allows; the last is {self.source.name(index)} ({reason}). '
-                'List all of them with python -m xception_flax.data.check'
+                f'{count} of {len(self)} images cannot be read, more than config.max_unreadable='
+                f'{self.max_unreadable} allows; the last is {self.source.name(index)} ({reason}). '
+                'List all of them with python -m xception_flax.check'
             )
 
 
 def read(source: Source, index: int) -> tuple[np.ndarray, Record]:
-    """Reads and decodes one picture.
+    """Reads and decodes one image.
 
     Returns:
-      The picture, `[H, W, 3]` uint8, and its record.
+      The image, `[H, W, 3]` uint8, and its record.
 
     Raises:
-      BadPictureError: it cannot be read.
-      UserError: the label is none of the classes.
+      BadImageError: the image cannot be read.
+      UserError: the label is not a class.
     """
     try:
         record = source[index]
-    except OSError as error:  # a dangling link, a sector that is gone
-        raise pictures.BadPictureError(str(error)) from error
+    except OSError as error:  # a dangling link, a bad sector
+        raise images.BadImageError(str(error)) from error
     check_label(source, index, record)
-    return pictures.decode(record['picture']), record
+    return images.decode(record['image']), record
+
+
+def problems(source: Source, threads: int) -> Iterator[str | None]:
+    """For each record in order what is wrong with it, or None; several threads read."""
+
+    def problem(index: int) -> str | None:
+        try:
+            read(source, index)
+        except UserError as error:
+            return str(error)
+        except images.BadImageError as error:
+            return f'{source.name(index)} cannot be read: {error}'
+        return None
+
+    # In chunks, as a pool takes all its tasks at once.
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(source), 1024):
+            yield from pool.map(problem, range(start, min(start + 1024, len(source))))

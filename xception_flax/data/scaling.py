@@ -1,4 +1,4 @@
-"""From uint8 pictures to what a network takes. It is done on the device, as part of the step."""
+"""Scales uint8 images to the input range of a network; runs on the device, within the step."""
 
 import jax
 import jax.numpy as jnp
@@ -6,15 +6,15 @@ import jax.numpy as jnp
 MODES = ('tf', 'caffe', 'torch')  # named as in keras.applications
 
 
-def scale(pictures: jax.Array, mode: str) -> jax.Array:
-    """Scales RGB pictures `[N, H, W, 3]` from uint8 to float32.
+def scale(images: jax.Array, mode: str) -> jax.Array:
+    """Scales RGB images `[N, H, W, 3]` from uint8 to float32.
 
     Args:
-      pictures: the pictures.
-      mode: 'tf' ([-1, 1]), 'caffe' (BGR less ImageNet's mean: Keras's VGG-16 and ResNet) or 'torch'
-        (less ImageNet's mean, by its standard deviation: most of timm's networks).
+      images: the images.
+      mode: 'tf' ([-1, 1]), 'caffe' (BGR minus ImageNet's mean; VGG-16 and ResNet of Keras) or
+        'torch' (minus ImageNet's mean, over its standard deviation; most networks of timm).
     """
-    x = pictures.astype(jnp.float32)
+    x = images.astype(jnp.float32)
     if mode == 'caffe':
         return x[..., ::-1] - jnp.array([103.939, 116.779, 123.68])
     if mode == 'torch':

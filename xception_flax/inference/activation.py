@@ -1,4 +1,4 @@
-"""Where in a picture a network finds what speaks for a class."""
+"""Class activation maps: where in an image the evidence for a class is."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from xception_flax.runtime.errors import UserError
+from xception_flax import ops
+from xception_flax.base.errors import UserError
 
 
 def class_activation_maps(
@@ -17,23 +18,23 @@ def class_activation_maps(
     at: str,
     classes: Sequence[int] | None = None,
 ) -> jax.Array:
-    """Maps of how much each place speaks for a class: Grad-CAM (Selvaraju et al., 2017).
+    """The evidence for a class at each position: Grad-CAM (Selvaraju et al., 2017).
 
     At the last features ('exit_flow' of Xception) it is the class activation map of Zhou et al.
-    (2016), but for a factor and for its negative part; at earlier ones it is finer.
+    (2016) without its negative part, up to a factor; at earlier ones it is finer.
 
     Args:
       model: the network.
       variables: its variables.
-      x: pictures as the network takes them (`preprocess`), `[N, H, W, 3]`.
-      at: path of the module whose output is looked at, such as 'entry_flow/block2'.
-      classes: a class for each picture; by default the most probable one.
+      x: preprocessed images, `[N, H, W, 3]`.
+      at: path of the module whose output is mapped, such as 'entry_flow/block2'.
+      classes: a class per image; by default the most probable one.
 
     Returns:
-      `[N, h, w]`, 0 or more, as large as the module's output.
+      `[N, h, w]`, 0 or more, of the size of the module's output.
 
     Raises:
-      UserError: there is no such module, or its output has no places, or is not used.
+      UserError: there is no such module, or its output is not `[N, h, w, C]`.
     """
 
     @jax.jit
@@ -41,15 +42,16 @@ def class_activation_maps(
         """Logits, and the module's output; `delta` is added to it."""
         seen: list[jax.Array] = []
 
-        def add(method, args, kwargs, context):
+        def add(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
             output = method(*args, **kwargs)
-            if '/'.join(context.module.path) != at or context.method_name != '__call__':
+            if context.method_name != '__call__' or '/'.join(context.module.path) != at:
                 return output
             features, *rest = output if isinstance(output, tuple) else (output,)
             seen.append(features)
             return (features + delta, *rest) if rest else features + delta
 
-        with nn.intercept_methods(add):
+        # In the reference implementation every layer is its own call.
+        with nn.intercept_methods(add), ops.lowerings('reference'):
             logits: Any = model.apply(variables, x, train=False)
         if not seen or seen[0].ndim != 4:
             raise UserError(f'{type(model).__name__} has no features at {at!r}')
@@ -63,10 +65,5 @@ def class_activation_maps(
         return jnp.take_along_axis(forward(delta)[0], chosen[:, None], -1).sum()
 
     gradient = jax.grad(score)(jnp.zeros_like(features))
-    if not gradient.any():
-        raise UserError(
-            f'the logits do not depend on what {at!r} gives: with a pointwise convolution a '
-            'depthwise one is a single operation; take that one'
-        )
     weights = jnp.mean(gradient, (1, 2), keepdims=True)
     return nn.relu(jnp.sum(weights * features, -1))

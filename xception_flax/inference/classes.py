@@ -1,10 +1,10 @@
-"""What to call a network's classes."""
+"""Readable names of classes."""
 
 import functools
 import pathlib
 from collections.abc import Sequence
 
-from xception_flax.runtime.errors import UserError
+from xception_flax.base.errors import UserError
 
 
 @functools.cache
@@ -15,15 +15,15 @@ def imagenet_classes() -> dict[str, str]:
 
 
 def readable(names: Sequence[str] | None, num_classes: int) -> list[str]:
-    """A name for each class that a person can read.
+    """A readable name for each class.
 
     Args:
-      names: of the classes, as the data has them; WordNet ids of ImageNet become words. Empty if
-        the data has none. None if nothing is known, which makes 1000 classes those of ImageNet.
-      num_classes: how many there are.
+      names: names of the classes in the data, where WordNet ids of ImageNet become words; empty if
+        the data has none; None if unknown, which makes 1000 classes those of ImageNet.
+      num_classes: number of classes.
 
     Raises:
-      UserError: there are names, but not as many as classes.
+      UserError: the number of names is not the number of classes.
     """
     words = imagenet_classes()
     if names is None and num_classes == len(words):

@@ -1,98 +1,11 @@
-"""The networks, by name."""
+"""The networks: their layers, a base class, the registry, shapes and counts."""
 
-import dataclasses
-from typing import Any
-
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-
-from xception_flax.models.aligned_xception import AlignedXception, Xception41, Xception71
-from xception_flax.models.history import AlexNet, LeNet5
-from xception_flax.models.inception_v3 import InceptionV3
-from xception_flax.models.resnet import ResNet
-from xception_flax.models.vgg16 import VGG16
-from xception_flax.models.xception import Xception
-from xception_flax.runtime.errors import UserError, nearest
-
-MODELS: dict[str, type[nn.Module]] = {
-    'xception': Xception,
-    'xception41': Xception41,
-    'xception65': AlignedXception,
-    'xception71': Xception71,
-    'inception_v3': InceptionV3,
-    'vgg16': VGG16,
-    'resnet152': ResNet,
-    'alexnet': AlexNet,
-    'lenet5': LeNet5,
-}
-
-# Fields of every network that are no options of its own: flax's, and what the data and the run set.
-_NOT_OPTIONS = frozenset({'parent', 'name', 'num_classes', 'dtype'})
-
-
-def options(name: str) -> dict[str, Any]:
-    """The options of the network `name`, with their defaults."""
-    fields = dataclasses.fields(_lookup(name))
-    return {field.name: field.default for field in fields if field.name not in _NOT_OPTIONS}
-
-
-def create_model(name: str, num_classes: int = 1000, **kwargs: Any) -> nn.Module:
-    """Makes a network.
-
-    `model.init(rng, x, train=False)` and `model.apply(variables, x, train=...)` take pictures `x`
-    `[N, H, W, 3]` in [-1, 1]; the result is logits, `[N, num_classes]`.
-
-    Args:
-      name: one of `MODELS`, such as 'xception'.
-      num_classes: number of logits.
-      **kwargs: the network's options (for Xception, the attributes of `models.xception.Xception`)
-        and `dtype`, the compute type.
-
-    Raises:
-      UserError: there is no such network or option, or an option has an impossible value.
-    """
-    model = _lookup(name)
-    known = [*options(name), 'dtype']
-    for key in kwargs:
-        if key not in known:
-            raise UserError(f'{name} has no option {key!r}{nearest(key, known)}')
-    try:
-        return model(num_classes=num_classes, **kwargs)
-    except (TypeError, ValueError) as error:
-        raise UserError(f'{name}: {error}') from error
-
-
-def end_points(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """The features that `model.apply(variables, x, features_only=True)` gives, finest first.
-
-    They are the last ones of each resolution, and those that the classifier starts from.
-
-    Args:
-      model: one of the networks.
-
-    Returns:
-      For each name the stride of the features, in pixels of the picture, and their channels.
-    """
-    names: list[str] = []  # in the order of the calls, which jax.eval_shape would sort
-
-    def shapes(size: int) -> list[jax.ShapeDtypeStruct]:
-        def features() -> list[jax.Array]:
-            x = jnp.zeros((1, size, size, 3))
-            found, _ = model.init_with_output(jax.random.key(0), x, features_only=True)
-            names[:] = found
-            return list(found.values())
-
-        return jax.eval_shape(features)
-
-    # Padding and rounding aside, a side grows with the picture's: by one for each stride.
-    size, more = model.min_image_size, 64
-    found = zip(shapes(size), shapes(size + more), strict=True)
-    strides = [(more // (b.shape[1] - a.shape[1]), a.shape[-1]) for a, b in found]
-    return dict(zip(names, strides, strict=True))
-
-
-def _lookup(name: str) -> type[nn.Module]:
-    if name not in MODELS:
-        raise UserError(f'there is no network {name!r}{nearest(name, MODELS)}')
-    return MODELS[name]
+from xception_flax.models.base import Network as Network
+from xception_flax.models.base import abstract_variables as abstract_variables
+from xception_flax.models.base import head_layer as head_layer
+from xception_flax.models.registry import MODELS as MODELS
+from xception_flax.models.registry import build_model as build_model
+from xception_flax.models.registry import create_model as create_model
+from xception_flax.models.registry import end_points as end_points
+from xception_flax.models.registry import name_of as name_of
+from xception_flax.models.registry import options as options

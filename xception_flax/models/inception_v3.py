@@ -2,12 +2,12 @@
 
 The network that the Xception paper compares with. `variant='slim'` is the graph of
 `keras.applications.InceptionV3` and, under other names, of TF-slim. `variant='keras1'` is the
-author's first Keras version (fchollet/deep-learning-models, inception_v3.py), whose trainable
-parameters are the number of the paper's Table 3. `variant='timm'` is timm's and torchvision's.
+author's first Keras version (fchollet/deep-learning-models, inception_v3.py), with the number of
+trainable parameters in the paper's Table 3. `variant='timm'` is that of timm and torchvision.
 """
 
 import functools
-from typing import Any
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -15,13 +15,14 @@ import jax.numpy as jnp
 
 from xception_flax import ops
 from xception_flax.models import layers
+from xception_flax.models.base import Network
 from xception_flax.models.layers import Module
 
 VARIANTS = ('slim', 'keras1', 'timm')
 STEMS = ('imagenet', 'small')
 
 
-class Conv(nn.Module):
+class ConvBNReLU(nn.Module):
     """Convolution, batch norm and ReLU.
 
     Attributes:
@@ -31,7 +32,8 @@ class Conv(nn.Module):
       padding: 'SAME' or 'VALID'.
       relu_first: whether ReLU precedes batch norm and the convolution has a bias (`keras1`).
       width: multiplies the output channels.
-      norm: makes the batch norm.
+      norm: constructor of batch norm.
+      pool: max pooling after batch norm, or None.
       dtype: compute type.
     """
 
@@ -42,10 +44,11 @@ class Conv(nn.Module):
     relu_first: bool = False
     width: float = 1.0
     norm: Module = layers.BatchNorm
+    pool: layers.Pool | None = None
     dtype: layers.Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, pool: layers.Pool | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, features]`, before `pool`."""
         (features,) = layers.widen((self.features,), self.width)
         x = layers.Conv(
@@ -58,22 +61,21 @@ class Conv(nn.Module):
             param_dtype=layers.wide(self.dtype),
             name='conv',
         )(x)
-        bn = self.norm(name='bn')
-        return bn(nn.relu(x), train, pool) if self.relu_first else nn.relu(bn(x, train, pool))
+        bn = layers.pooled(self.norm, self.pool)(name='bn')
+        return bn(nn.relu(x), train) if self.relu_first else nn.relu(bn(x, train))
 
 
 class Mixed(nn.Module):
-    """Branches beside each other, whose outputs are joined along the channels.
+    """Parallel branches, whose outputs are concatenated along the channels.
 
     Attributes:
-      branches: for each branch its name and its convolutions, each with the arguments of `Conv`;
-        several such in place of one are a fork, whose ends are joined.
-      pool: what the last branch does first: 'average' (stride 1), or 'max2' or 'average2' (stride
-        2).
+      branches: name and convolutions of each branch; a convolution is the arguments of
+        `ConvBNReLU`, or a pair of these for a fork, whose outputs are concatenated.
+      pool: pooling of the last branch: 'average' (stride 1), or 'max2' or 'average2' (stride 2).
       projection: channels of the 1x1 convolution after the pooling; 0 for none.
-      conv: makes a `Conv`.
-      padding: of a pool of stride 2.
-      average_padding: whether the zeros around the picture count in 'average'.
+      conv: makes a `ConvBNReLU`.
+      padding: padding of a pool of stride 2.
+      average_padding: whether the zeros of the padding count in 'average'.
     """
 
     branches: tuple[tuple[str, tuple], ...]
@@ -122,13 +124,15 @@ class Auxiliary(nn.Module):
 
     Attributes:
       num_classes: number of logits.
-      conv: makes a `Conv`.
+      conv: makes a `ConvBNReLU`.
       dtype: type of the logits.
+      bias: their initial bias.
     """
 
     num_classes: int
     conv: Module
     dtype: layers.Dtype
+    bias: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -138,36 +142,34 @@ class Auxiliary(nn.Module):
         kernel = (min(5, x.shape[1]), min(5, x.shape[2]))
         x = self.conv(768, kernel, 1, 'VALID', name='conv2')(x, train)
         x = jnp.mean(x, (1, 2), dtype=self.dtype)
-        return layers.dense(self.num_classes, self.dtype, name='logits')(x)
+        return layers.classifier(self.num_classes, self.dtype, self.bias)(x)
 
 
-class InceptionV3(nn.Module):
+class InceptionV3(Network):
     """Inception V3.
 
     With the defaults and 1000 classes: 23,817,352 trainable parameters and 34,432 statistics;
-    feature sizes 149, 147, 147, 73, 71, 35, 17, 8 for a 299x299 picture.
+    feature sizes 149, 147, 147, 73, 71, 35, 17, 8 for a 299x299 image.
 
     Attributes:
-      num_classes: number of logits.
       variant: 'slim'; 'keras1' (23,626,728 trainable parameters): convolutions with bias, ReLU
         before batch norm (with a scale), 32 channels after the pooling of all three 35x35 blocks,
-        160 at the start of the last 17x17 block's long branch, and an average for the last maximum;
-        or 'timm' (23,834,568): batch norm with a scale, and averages that count the padding.
+        160 channels first in the long branch of the last 17x17 block, and average instead of max
+        pooling before the 8x8 blocks; or 'timm' (23,834,568): batch norm with a scale, and averages
+        that count the padding.
       stem: 'imagenet', or 'small' (first convolution of stride 1, and SAME padding throughout, for
-        pictures of 16 to 64 pixels: the features are of the sizes of Xception's small stem).
+        images of 16 to 64 pixels; feature sizes are those of Xception's small stem).
       width: multiplies every number of channels (rounded to a multiple of 8).
       auxiliary: whether training has the auxiliary classifier; its logits are sown as
         'auxiliary'/'aux_logits'.
       fc_layers: widths of fully connected layers before the classifier.
       dropout: rate before the classifier (0.5 in the Xception paper's ImageNet runs).
-      bn_momentum: share of the running statistics that a step keeps.
-      bn_epsilon: added to the variance.
-      bn_scale: whether batch norm of the variant 'slim' has a learned scale; the others' has.
-      bn_group_size: pictures that share batch statistics; 0 for the whole global batch.
-      dtype: compute type; parameters, statistics and logits are float32, or float64 if it is.
+      bn_momentum, bn_epsilon, bn_group_size: options of batch norm, see `Network.norm`.
+      bn_scale: whether batch norm has a learned scale in 'slim'; the other variants have one.
     """
 
-    num_classes: int = 1000
+    CHOICES: ClassVar = {'variant': VARIANTS, 'stem': STEMS}
+
     variant: str = 'slim'
     stem: str = 'imagenet'
     width: float = 1.0
@@ -178,76 +180,41 @@ class InceptionV3(nn.Module):
     bn_epsilon: float = 1e-3
     bn_scale: bool = False
     bn_group_size: int = 0
-    dtype: Any = jnp.float32
-
-    def __post_init__(self) -> None:
-        """Checks the options.
-
-        Raises:
-          ValueError: an option has a value that makes no network.
-        """
-        layers.check_options(self, {'variant': VARIANTS, 'stem': STEMS})
-        super().__post_init__()
 
     @property
     def min_image_size(self) -> int:
-        """Smallest side of a picture that the network takes, in pixels (Keras: 75)."""
+        """Smallest side of an image that the network takes, in pixels (Keras: 75)."""
         if self.stem == 'small':
             return 33 if self.auxiliary else 8
         return 139 if self.auxiliary else 75
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, train: bool = False, features_only: bool = False
-    ) -> jax.Array | layers.EndPoints:
-        """Classifies pictures.
-
-        Args:
-          x: pictures, `[N, H, W, 3]`, in [-1, 1].
-          train: whether to normalise by batch statistics (updating `batch_stats`) and to drop out
-            (drawing from the rng stream 'dropout').
-          features_only: whether to leave the classifier out.
-
-        Returns:
-          Logits, `[N, num_classes]`, float32 (float64 if `dtype` is); with `features_only` the
-          last features of each resolution, by name (see `models.end_points`).
-
-        Raises:
-          ValueError: the pictures are smaller than `min_image_size`.
-        """
-        layers.check_size(self, x)
+    def features(self, x: jax.Array, train: bool, features_only: bool) -> layers.EndPoints:
+        """Maps images `[N, H, W, 3]` to features; see `Network.features`."""
         small = self.stem == 'small'
         padding = 'SAME' if small else 'VALID'
-        norm = functools.partial(
-            layers.BatchNorm,
-            self.bn_momentum,
-            self.bn_epsilon,
-            self.bn_scale or self.variant != 'slim',
-            self.bn_group_size,
-            self.dtype,
-        )
+        norm = self.norm(self.bn_scale or self.variant != 'slim')
         conv = functools.partial(
-            Conv,
+            ConvBNReLU,
             relu_first=self.variant == 'keras1',
             width=self.width,
             norm=norm,
             dtype=self.dtype,
         )
 
-        x = x.astype(self.dtype)
         ends: layers.EndPoints = {}
         max_pool = functools.partial(ops.max_pool, window=3, strides=2, padding=padding)
         for i, convolution in enumerate(before_blocks(1 if small else 2, padding), start=1):
-            last = i in (3, 5)  # of its resolution
+            last = i in (3, 5)  # the last of its resolution
             early = max_pool if last and not features_only else None
-            x = conv(*convolution, name=f'conv{i}')(x, train, early)
+            x = conv(*convolution, pool=early, name=f'conv{i}')(x, train)
             if last and features_only:
                 ends[f'conv{i}'] = x
                 x = max_pool(x)
         auxiliary_now = self.auxiliary and not features_only and (train or self.is_initializing())
         for i, (branches, pool, projection) in enumerate(blocks(self.variant, padding)):
             if i == 8 and auxiliary_now:
-                auxiliary = Auxiliary(self.num_classes, conv, layers.wide(self.dtype), name='aux')
+                dtype = layers.wide(self.dtype)
+                auxiliary = Auxiliary(self.num_classes, conv, dtype, self.head_bias, name='aux')
                 logits = auxiliary(x, train)
                 if not self.is_initializing():
                     self.sow('auxiliary', 'aux_logits', logits)
@@ -263,17 +230,15 @@ class InceptionV3(nn.Module):
             x = mixed(x, train)
             if i in (2, 7, 10):
                 ends[f'mixed{i}'] = x
-        if features_only:
-            return ends
-        return layers.classify(x, self.num_classes, self.fc_layers, self.dropout, self.dtype, train)
+        return ends
 
 
 def before_blocks(strides: int, padding: str) -> list[tuple]:
     """The arguments of the five convolutions before the first block.
 
     Args:
-      strides: of the first.
-      padding: of all that are not padded in any case.
+      strides: stride of the first.
+      padding: padding of the others than the third and fourth, which are SAME.
     """
     return [
         (32, (3, 3), strides, padding),
@@ -288,8 +253,8 @@ def blocks(variant: str, padding: str) -> list[tuple]:
     """The arguments of the eleven `Mixed` blocks: branches, pool and projection.
 
     Args:
-      variant: of the network.
-      padding: of convolutions of stride 2.
+      variant: variant of the network.
+      padding: padding of convolutions of stride 2.
     """
     first = variant == 'keras1'
     found = [_mixed_35(32 if first or i == 0 else 64) for i in range(3)]

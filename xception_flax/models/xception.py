@@ -2,19 +2,19 @@
 
 The graph is that of the author's own code, `keras.applications.Xception`, and Figure 5 of the
 paper where the two agree. `variant='article'` gives the graph of the article "Xception from Scratch
-using Tensorflow" (Towards Data Science), which has the same parameters, differently connected;
+using Tensorflow" (Towards Data Science), which connects the same parameters differently;
 `variant='timm'` that of timm's `legacy_xception`, which pads its max pools as PyTorch does.
 """
 
 import functools
-from typing import Any
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from xception_flax.models import layers
-from xception_flax.models.layers import Module
+from xception_flax.models.base import Network
+from xception_flax.models.layers import Module, Parts
 
 VARIANTS = ('keras', 'article', 'timm')
 STEMS = ('imagenet', 'small')
@@ -25,9 +25,7 @@ class DownsamplingBlock(nn.Module):
 
     Attributes:
       features: output channels of the two separable convolutions.
-      conv: makes a convolution with batch norm.
-      sepconv: makes a separable convolution with batch norm.
-      pool: pools by the maximum.
+      parts: constructors of its layers.
       strides: stride of the max pool and the projection.
       dilation: dilation of the separable convolutions and the max pool.
       leading_relu: whether a ReLU precedes the first separable convolution.
@@ -35,9 +33,7 @@ class DownsamplingBlock(nn.Module):
     """
 
     features: tuple[int, int]
-    conv: Module
-    sepconv: Module
-    pool: Module
+    parts: Parts
     strides: int = 2
     dilation: int = 1
     leading_relu: bool = True
@@ -49,7 +45,7 @@ class DownsamplingBlock(nn.Module):
 
         Args:
           x: the block's input.
-          carry: what the shortcut starts from: the input, or the last projection (the article's).
+          carry: input of the shortcut: the block's input, or the last projection (the article).
           train: whether to normalise by batch statistics.
 
         Returns:
@@ -57,23 +53,24 @@ class DownsamplingBlock(nn.Module):
           block has no shortcut).
         """
         y = nn.relu(x) if self.leading_relu else x
-        sepconv = functools.partial(self.sepconv, dilation=self.dilation)
+        conv, sepconv, pool = self.parts
+        sepconv = functools.partial(sepconv, dilation=self.dilation)
         y = sepconv(self.features[0], name='sepconv1')(y, train)
-        pool = functools.partial(self.pool, strides=self.strides, dilation=self.dilation)
-        y = sepconv(self.features[1], name='sepconv2')(nn.relu(y), train, pool)
+        pool = functools.partial(pool, strides=self.strides, dilation=self.dilation)
+        y = sepconv(self.features[1], pool=pool, name='sepconv2')(nn.relu(y), train)
         if not self.residual:
             return y, y
-        shortcut = self.conv(self.features[1], 1, self.strides, name='shortcut')(carry, train)
+        shortcut = conv(self.features[1], 1, self.strides, name='shortcut')(carry, train)
         return y + shortcut, shortcut
 
 
 class MiddleBlock(nn.Module):
-    """Three separable convolutions around an identity shortcut (paper, Figure 5, middle flow).
+    """Three separable convolutions with an identity shortcut (paper, Figure 5, middle flow).
 
     Attributes:
       sepconv: makes a separable convolution with batch norm.
       residual: whether there is a shortcut at all.
-      trailing_relu: whether a ReLU follows the last separable convolution (the article's).
+      trailing_relu: whether a ReLU follows the last separable convolution (the article).
     """
 
     sepconv: Module
@@ -96,21 +93,17 @@ class EntryFlow(nn.Module):
 
     Attributes:
       features: output channels of the two convolutions and of the three blocks.
-      conv: makes a convolution with batch norm.
-      sepconv: makes a separable convolution with batch norm.
-      pool: pools by the maximum.
+      parts: constructors of its layers.
       residual: whether blocks have shortcuts.
       strides: stride and dilation of each block.
       stem_stride: stride of the first convolution.
       stem_padding: padding of the two convolutions.
-      chain_shortcuts: whether a shortcut starts at the previous *projection* (the article's) and
-        not at the previous sum (Keras's).
+      chain_shortcuts: whether a shortcut starts at the previous *projection* (the article) and not
+        at the previous sum (Keras).
     """
 
     features: tuple[int, ...]
-    conv: Module
-    sepconv: Module
-    pool: Module
+    parts: Parts
     residual: bool
     strides: tuple[tuple[int, int], ...]
     stem_stride: int
@@ -122,19 +115,17 @@ class EntryFlow(nn.Module):
         """Maps `[N, H, W, 3]` to `[N, H/16, W/16, features[-1]]` (H/8 with the small stem).
 
         Returns:
-          The features, and the last ones of the resolutions before.
+          The features, and the last features of each finer resolution.
         """
         conv1, conv2, *blocks = self.features
-        x = self.conv(conv1, 3, self.stem_stride, self.stem_padding, name='conv1')(x, train)
-        x = self.conv(conv2, 3, 1, self.stem_padding, name='conv2')(nn.relu(x), train)
+        x = self.parts.conv(conv1, 3, self.stem_stride, self.stem_padding, name='conv1')(x, train)
+        x = self.parts.conv(conv2, 3, 1, self.stem_padding, name='conv2')(nn.relu(x), train)
         carry = x = nn.relu(x)
         ends = {'entry_flow/conv2': x}
         for i, (features, strides) in enumerate(zip(blocks, self.strides, strict=True), start=1):
             block = DownsamplingBlock(
                 (features, features),
-                self.conv,
-                self.sepconv,
-                self.pool,
+                self.parts,
                 *strides,
                 leading_relu=i > 1,
                 residual=self.residual,
@@ -148,13 +139,13 @@ class EntryFlow(nn.Module):
 
 
 class MiddleFlow(nn.Module):
-    """The same residual block several times over (eight in the paper).
+    """A sequence of equal residual blocks (eight in the paper).
 
     Attributes:
       repeats: number of blocks.
       sepconv: makes a separable convolution with batch norm.
       residual: whether blocks have shortcuts.
-      trailing_relu: whether a block ends in a ReLU before its sum (the article's).
+      trailing_relu: whether a block has a ReLU before its sum (the article).
     """
 
     repeats: int
@@ -176,19 +167,15 @@ class ExitFlow(nn.Module):
 
     Attributes:
       features: output channels of the four separable convolutions.
-      conv: makes a convolution with batch norm.
-      sepconv: makes a separable convolution with batch norm.
-      pool: pools by the maximum.
+      parts: constructors of its layers.
       residual: whether the block has a shortcut.
       strides: stride of the block.
-      dilations: of the block, and of the convolutions after it.
+      dilations: dilation of the block, and of the convolutions after it.
       last_relu: whether a ReLU follows the last separable convolution.
     """
 
     features: tuple[int, int, int, int]
-    conv: Module
-    sepconv: Module
-    pool: Module
+    parts: Parts
     residual: bool
     strides: int
     dilations: tuple[int, int]
@@ -199,53 +186,53 @@ class ExitFlow(nn.Module):
         """Maps `[N, H, W, C]` to `[N, H/2, W/2, features[-1]]`."""
         block = DownsamplingBlock(
             self.features[:2],
-            self.conv,
-            self.sepconv,
-            self.pool,
+            self.parts,
             self.strides,
             self.dilations[0],
             residual=self.residual,
             name='block1',
         )
         x, _ = block(x, x, train)
-        sepconv = functools.partial(self.sepconv, dilation=self.dilations[1])
+        sepconv = functools.partial(self.parts.sepconv, dilation=self.dilations[1])
         x = nn.relu(sepconv(self.features[2], name='sepconv3')(x, train))
         x = sepconv(self.features[3], name='sepconv4')(x, train)
         return nn.relu(x) if self.last_relu else x
 
 
-class Xception(nn.Module):
+class Xception(Network):
     """Xception: entry flow, middle flow, exit flow, classifier.
 
     With the defaults and 1000 classes: 22,855,952 trainable parameters and 54,528 statistics;
-    feature sizes 149, 147, 74, 37, 19, 10, 10 for a 299x299 picture.
+    feature sizes 149, 147, 74, 37, 19, 10, 10 for a 299x299 image.
 
     Attributes:
-      num_classes: number of logits.
       variant: 'keras' (the author's graph), 'article' (SAME stem, shortcuts chained from
         projection to projection in the entry flow, a ReLU before each sum of the middle flow, none
         after the last convolution) or 'timm' (max pools with one pixel of padding on either side;
-        timm's weights want `bn_epsilon=1e-5`, too).
+        timm's weights need `bn_epsilon=1e-5`, too).
       stem: 'imagenet' (first convolution of stride 2), or 'small' (stride 1 and SAME padding, for
-        pictures of 16 to 64 pixels).
+        images of 16 to 64 pixels).
       width: multiplies every number of channels (rounded to a multiple of 8).
       middle_repeats: number of blocks in the middle flow.
       residual: False removes all shortcuts (paper, section 4.6 and Figure 9).
-      intermediate: between depthwise and pointwise convolution: 'none', 'relu', 'elu' (paper,
-        section 4.7 and Figure 10), 'bn', 'bn_relu' or 'bn_elu' (as in DeepLabv3+).
+      intermediate: what follows a depthwise convolution: 'none', 'relu', 'elu' (paper, section 4.7
+        and Figure 10), 'bn', 'bn_relu' or 'bn_elu' (as in DeepLabv3+).
       output_stride: stride of the last features: 32, or 16 or 8, for segmentation (see
         `layers.atrous`; the weights are the same).
       fc_layers: widths of fully connected layers before the classifier ((4096, 4096) in the
         paper's JFT experiments).
       dropout: rate before the classifier (0.5 in the paper's ImageNet runs; Keras has none).
-      bn_momentum: share of the running statistics that a step keeps.
-      bn_epsilon: added to the variance.
+      bn_momentum, bn_epsilon, bn_group_size: options of batch norm, see `Network.norm`.
       bn_scale: whether batch norm has a learned scale. The released Keras weights hold only ones.
-      bn_group_size: pictures that share batch statistics; 0 for the whole global batch.
-      dtype: compute type; parameters, statistics and logits are float32, or float64 if it is.
     """
 
-    num_classes: int = 1000
+    CHOICES: ClassVar = {
+        'variant': VARIANTS,
+        'stem': STEMS,
+        'intermediate': layers.INTERMEDIATE,
+        'output_stride': layers.OUTPUT_STRIDES,
+    }
+
     variant: str = 'keras'
     stem: str = 'imagenet'
     width: float = 1.0
@@ -259,78 +246,27 @@ class Xception(nn.Module):
     bn_epsilon: float = 1e-3
     bn_scale: bool = True
     bn_group_size: int = 0
-    dtype: Any = jnp.float32
-
-    def __post_init__(self) -> None:
-        """Checks the options.
-
-        Raises:
-          ValueError: an option has a value that makes no network.
-        """
-        layers.check_options(
-            self,
-            {
-                'variant': VARIANTS,
-                'stem': STEMS,
-                'intermediate': layers.INTERMEDIATE,
-                'output_stride': layers.OUTPUT_STRIDES,
-            },
-        )
-        super().__post_init__()
 
     @property
     def min_image_size(self) -> int:
-        """Smallest side of a picture that the network takes, in pixels (Keras: 71)."""
+        """Smallest side of an image that the network takes, in pixels (Keras: 71)."""
         return 71 if self.stem == 'imagenet' else 8
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, train: bool = False, features_only: bool = False
-    ) -> jax.Array | layers.EndPoints:
-        """Classifies pictures.
-
-        Args:
-          x: pictures, `[N, H, W, 3]`, in [-1, 1].
-          train: whether to normalise by batch statistics (updating `batch_stats`) and to drop out
-            (drawing from the rng stream 'dropout').
-          features_only: whether to leave the classifier out.
-
-        Returns:
-          Logits, `[N, num_classes]`, float32 (float64 if `dtype` is); with `features_only` the
-          last features of each resolution, by name (see `models.end_points`).
-
-        Raises:
-          ValueError: the pictures are smaller than `min_image_size`.
-        """
-        layers.check_size(self, x)
+    def features(self, x: jax.Array, train: bool, features_only: bool) -> layers.EndPoints:
+        """Maps images `[N, H, W, 3]` to features; see `Network.features`."""
         article = self.variant == 'article'
         small = self.stem == 'small'
-        norm = functools.partial(
-            layers.BatchNorm,
-            self.bn_momentum,
-            self.bn_epsilon,
-            self.bn_scale,
-            self.bn_group_size,
-            self.dtype,
-        )
-        conv = functools.partial(layers.ConvBN, norm=norm, dtype=self.dtype)
-        sepconv = functools.partial(
-            layers.SeparableConv, intermediate=self.intermediate, norm=norm, dtype=self.dtype
-        )
-
-        pool = functools.partial(layers.max_pool, symmetric=self.variant == 'timm')
+        norm, symmetric = self.norm(self.bn_scale), self.variant == 'timm'
+        parts = Parts.of(norm, self.dtype, self.intermediate, symmetric)
         # Stride and dilation of the stem, the three blocks of the entry flow, the middle flow, the
         # exit flow's block, and what follows it.
         stem, *entry, middle, block, end = layers.atrous(
             (1 if small else 2, 2, 2, 2, 1, 2, 1), self.output_stride
         )
 
-        x = x.astype(self.dtype)
         x, ends = EntryFlow(
             layers.widen((32, 64, 128, 256, 728), self.width),
-            conv,
-            sepconv,
-            pool,
+            parts,
             self.residual,
             strides=tuple(entry),
             stem_stride=stem[0],
@@ -340,7 +276,7 @@ class Xception(nn.Module):
         )(x, train)
         x = MiddleFlow(
             self.middle_repeats,
-            functools.partial(sepconv, dilation=middle[1]),
+            functools.partial(parts.sepconv, dilation=middle[1]),
             self.residual,
             trailing_relu=article,
             name='middle_flow',
@@ -348,9 +284,7 @@ class Xception(nn.Module):
         ends['middle_flow'] = nn.relu(x)
         x = ExitFlow(
             layers.widen((728, 1024, 1536, 2048), self.width),
-            conv,
-            sepconv,
-            pool,
+            parts,
             self.residual,
             strides=block[0],
             dilations=(block[1], end[1]),
@@ -358,6 +292,4 @@ class Xception(nn.Module):
             name='exit_flow',
         )(x, train)
         ends['exit_flow'] = x
-        if features_only:
-            return ends
-        return layers.classify(x, self.num_classes, self.fc_layers, self.dropout, self.dtype, train)
+        return ends

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from xception_flax.ops.lowering import by_device
-from xception_flax.ops.places import every
+from xception_flax.ops.slicing import strided
 
-# The weights' gradient is a product of patches from so many places of outputs on, up to so many
-# channels of inputs: with more it is no quicker, and the patches fill the memory.
+# The kernel gradient is a product of patches from this number of output positions, and up to this
+# number of input channels: with more channels it is no faster, and the patches fill the memory.
 PATCHES_FROM, PATCHES_TO = 10_000, 32
 
 NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
@@ -30,17 +30,16 @@ def conv(
 ) -> jax.Array:
     """Convolves, with the arguments of `lax.conv_general_dilated`; for `nn.Conv`.
 
-    XLA on CPU is slow in gradients by the kernel, and in convolutions of 1x1: there these are
-    matrix products.
+    XLA on CPU is slow in kernel gradients and 1x1 convolutions; on CPU these are matrix products.
 
     Args:
       x: `[N, H, W, C]`.
       kernel: `[h, w, C / groups, features]`.
-      strides: distance of the outputs.
+      strides: strides for height and width.
       padding: 'SAME', 'VALID', or pixels before and after, for height and width.
-      lhs_dilation: distance of the pixels of `x`, with zeros between them.
-      rhs_dilation: distance of the inputs that a kernel meets.
-      **options: the others of `lax.conv_general_dilated`.
+      lhs_dilation: dilation of `x`, with zeros between its pixels.
+      rhs_dilation: dilation of the kernel.
+      **options: other arguments of `lax.conv_general_dilated`.
 
     Returns:
       `[N, H', W', features]`.
@@ -51,17 +50,26 @@ def conv(
             x, kernel, strides, padding, lhs_dilation, rhs_dilation, **options
         )
 
-    dilated = any(d != 1 for d in (*lhs_dilation, *rhs_dilation))
-    if dilated or options.get('feature_group_count', 1) != 1:
+    groups = options.pop('feature_group_count', 1)
+    if groups > 1:  # each by itself: see `depthwise.convolution` for XLA's gradient of them
+        parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+        return jnp.concatenate(
+            [
+                conv(x, kernel, strides, padding, lhs_dilation, rhs_dilation, **options)
+                for x, kernel in parts
+            ],
+            -1,
+        )
+    if any(d != 1 for d in (*lhs_dilation, *rhs_dilation)):
         return reference(x, kernel)
     sides = kernel.shape[:2]
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], sides, strides, padding)
     top, left = map(tuple, padding)
-    places = jax.eval_shape(reference, x, kernel).shape[1:3]
+    positions = jax.eval_shape(reference, x, kernel).shape[1:3]
     if sides == (1, 1) and not any((*top, *left)):
         cpu = functools.partial(pointwise, strides=strides)
-    elif math.prod(places) >= PATCHES_FROM and x.shape[-1] <= PATCHES_TO:
+    elif math.prod(positions) >= PATCHES_FROM and x.shape[-1] <= PATCHES_TO:
         cpu = functools.partial(patched, strides=tuple(strides), pads=(top, left))
     else:
         return reference(x, kernel)
@@ -69,64 +77,50 @@ def conv(
 
 
 def pointwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int]) -> jax.Array:
-    """A convolution of 1x1 as a matrix product."""
+    """A 1x1 convolution as a matrix product."""
     x = x[:, :: strides[0], :: strides[1]]
-    product = matmul(x.reshape(-1, x.shape[-1]), kernel[0, 0])
-    return product.reshape(*x.shape[:-1], -1)
+    product = matmul(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), kernel[0, 0])
+    return product.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`x @ kernel` for a tall `x`, whose gradients do not share the work of what is before them."""
+    """`x @ kernel` for a tall `x`; XLA does not fuse its gradients with what precedes them."""
     return x @ kernel
 
 
-def _matmul_backward(saved: tuple[jax.Array, jax.Array], grad: jax.Array):
-    # Else XLA computes grad (of batch norm, say) element by element in the order in which the
-    # transposed product reads it, across rows.
-    x, kernel = saved
-    x, grad = lax.optimization_barrier((x, grad))
-    return grad @ kernel.T, x.T @ grad
+@matmul.defjvp
+def _matmul_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    # If fused, the gradient (from batch norm, say) is computed element by element in the order in
+    # which the transposed product reads it, across rows.
+    (x, kernel), (x_tangent, kernel_tangent) = primals, tangents
+    by_kernel = lax.optimization_barrier(x) @ kernel_tangent
+    return x @ kernel, lax.optimization_barrier(x_tangent @ kernel + by_kernel)
 
 
-matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _matmul_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def patched(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Any) -> jax.Array:
-    """XLA's convolution, whose gradient by the kernel is a matrix product of patches."""
+    """XLA's convolution, whose kernel gradient is a matrix product of patches."""
     return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=NHWC)
 
 
-def _patched_forward(x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Any):
-    return patched(x, kernel, strides, pads), (x, kernel)
-
-
-def _patched_backward(
-    strides: Sequence[int], pads: Any, saved: tuple[jax.Array, jax.Array], grad: jax.Array
-):
-    x, kernel = saved
-    plain = functools.partial(
-        lax.conv_general_dilated,
-        window_strides=strides,
-        padding=pads,
-        dimension_numbers=NHWC,
-    )
-    (grad_x,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(grad)
+@patched.defjvp
+def _patched_jvp(
+    strides: Sequence[int], pads: Any, primals: tuple, tangents: tuple
+) -> tuple[jax.Array, jax.Array]:
+    (x, kernel), (x_tangent, kernel_tangent) = primals, tangents
+    y = patched(x, kernel, strides, pads)
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    height, width = grad.shape[1:3]
+    height, width = y.shape[1:3]
     patches = [
-        every(padded[:, i:, j:], strides, height, width)
+        strided(padded[:, i:, j:], strides, height, width)
         for i in range(kernel.shape[0])
         for j in range(kernel.shape[1])
     ]
-    flat = jnp.concatenate(patches, -1).reshape(-1, kernel[..., 0].size)
-    grad_kernel = jnp.matmul(
-        flat.T,
-        grad.reshape(-1, grad.shape[-1]),
+    flat = jnp.concatenate(patches, -1).reshape(math.prod(y.shape[:3]), kernel[..., 0].size)
+    by_kernel = jnp.matmul(
+        flat,
+        kernel_tangent.reshape(flat.shape[1], -1),
         preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
     )
-    return grad_x, grad_kernel.reshape(kernel.shape).astype(kernel.dtype)
-
-
-patched.defvjp(_patched_forward, _patched_backward)
+    return y, patched(x_tangent, kernel, strides, pads) + by_kernel.reshape(y.shape).astype(y.dtype)

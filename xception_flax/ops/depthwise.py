@@ -1,28 +1,29 @@
 """Depthwise convolution."""
 
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from xception_flax.ops.lowering import by_device
-from xception_flax.ops.places import every
+from xception_flax.ops.lowering import as_batch, by_device, no_copies
+from xception_flax.ops.slicing import strided
 
 
 def depthwise_conv(
     x: jax.Array, kernel: jax.Array, strides: int = 1, dilation: int = 1
 ) -> jax.Array:
-    """Convolves each channel of `x` with a kernel of its own.
+    """Convolves each channel of `x` with its own kernel.
 
-    On either side are `dilation * (h // 2)` pixels of padding, whatever the stride; at stride 1
-    this is SAME. On CPU it is `shifted`, elsewhere `convolution`: the same values but for rounding.
+    Each side is padded by `dilation * (h // 2)` pixels, whatever the stride; at stride 1 this is
+    SAME. `shifted` computes it on CPU, `convolution` elsewhere; they agree up to rounding.
 
     Args:
       x: `[N, H, W, C]`.
       kernel: `[h, w, 1, C]`, with h and w odd.
-      strides: distance of the outputs, in both directions.
-      dilation: distance of the inputs that a kernel meets, in both directions.
+      strides: stride in both directions.
+      dilation: dilation of the kernel in both directions.
 
     Returns:
       `[N, H / strides, W / strides, C]`, rounded up.
@@ -35,8 +36,17 @@ def depthwise_conv(
     )
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def convolution(x: jax.Array, kernel: jax.Array, strides: int = 1, dilation: int = 1) -> jax.Array:
-    """The reference: XLA's grouped convolution, which is quick on TPU."""
+    """The reference: XLA's grouped convolution, which is fast on TPU.
+
+    Its kernel gradient is XLA's, too, where that is right on several devices, and elsewhere a plain
+    sum of products, which on TPU takes the whole training step half as long again.
+    """
+    return _grouped(x, kernel, strides, dilation)
+
+
+def _grouped(x: jax.Array, kernel: jax.Array, strides: int, dilation: int) -> jax.Array:
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -48,78 +58,105 @@ def convolution(x: jax.Array, kernel: jax.Array, strides: int = 1, dilation: int
     )
 
 
-# Jitted by itself, it is traced once for all layers of a shape.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def shifted(x: jax.Array, kernel: jax.Array, strides: int = 1, dilation: int = 1) -> jax.Array:
-    """A sum over the kernel's elements of shifted, weighted copies of `x`.
+@convolution.defjvp
+def _convolution_jvp(
+    strides: int, dilation: int, primals: tuple, tangents: tuple
+) -> tuple[jax.Array, jax.Array]:
+    (x, kernel), (x_tangent, kernel_tangent) = primals, tangents
+    tangent = convolution(x_tangent, kernel, strides, dilation)
+    if no_copies():
+        tangent += as_batch(_grouped(as_batch(x), kernel_tangent, strides, dilation))
+    else:
+        wide = (a.astype(jnp.promote_types(x.dtype, jnp.float32)) for a in (x, kernel_tangent))
+        tangent += _copies(*wide, strides, dilation).astype(x.dtype)
+    return convolution(x, kernel, strides, dilation), tangent
 
-    XLA's grouped convolution on CPU leaves the vector units idle, above all in its gradient.
-    """
+
+# With its own jit it is traced once for all layers of the same shapes.
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _copies(x: jax.Array, kernel: jax.Array, strides: int, dilation: int) -> jax.Array:
+    """The sum of shifted copies of `x`, each weighted by one element of the kernel."""
     padded = _pad(x, kernel.shape, dilation)
     height, width = (-(-side // strides) for side in x.shape[1:3])
     return functools.reduce(
         jnp.add,
         (
-            every(padded[:, top:, left:], (strides, strides), height, width) * kernel[i, j, 0]
+            strided(padded[:, top:, left:], (strides, strides), height, width) * kernel[i, j, 0]
             for i, j, top, left in _offsets(kernel.shape, dilation)
         ),
     )
 
 
-def _shifted_forward(x: jax.Array, kernel: jax.Array, strides: int, dilation: int):
-    return shifted(x, kernel, strides, dilation), (x, kernel)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def shifted(x: jax.Array, kernel: jax.Array, strides: int = 1, dilation: int = 1) -> jax.Array:
+    """The sum of shifted copies of `x`, each weighted by one element of the kernel.
+
+    XLA's grouped convolution on CPU leaves the vector units idle, above all in its gradient. The
+    derivative is written so that its transpose, the gradient, uses them, too.
+    """
+    return _copies(x, kernel, strides, dilation)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _shifted_backward(
-    strides: int, dilation: int, saved: tuple[jax.Array, jax.Array], grad: jax.Array
-):
-    x, kernel = saved
-    # Zeros between the outputs, so that the gradient is as large as the input.
-    rest = [(n - 1) % strides for n in x.shape[1:3]]
-    spread = lax.pad(
-        grad,
-        jnp.zeros((), grad.dtype),
-        [(0, 0, 0), *((0, n, strides - 1) for n in rest), (0, 0, 0)],
+@shifted.defjvp
+def _shifted_jvp(
+    strides: int, dilation: int, primals: tuple, tangents: tuple
+) -> tuple[jax.Array, jax.Array]:
+    (x, kernel), (x_tangent, kernel_tangent) = primals, tangents
+    tangent = _spread(x_tangent, kernel, strides, dilation)
+    tangent += _by_rows(x, kernel_tangent, strides, dilation)
+    return shifted(x, kernel, strides, dilation), tangent
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _spread(x: jax.Array, kernel: jax.Array, strides: int, dilation: int) -> jax.Array:
+    """`_copies`, whose transpose by `x` is the sum of shifted copies of a gradient."""
+    rows, columns = (dilation * (side - 1) for side in kernel.shape[:2])
+    full = functools.reduce(
+        jnp.add,
+        (
+            jnp.pad(
+                x * kernel[i, j, 0],
+                ((0, 0), (rows - top, top), (columns - left, left), (0, 0)),
+            )
+            for i, j, top, left in _offsets(kernel.shape, dilation)
+        ),
     )
-    grad_x = shifted(spread, kernel[::-1, ::-1], 1, dilation)
-    return grad_x, _kernel_gradient(x, kernel, grad, strides, dilation)
+    height, width = (-(-side // strides) for side in x.shape[1:3])
+    return strided(full[:, rows // 2 :, columns // 2 :], (strides, strides), height, width)
 
 
-shifted.defvjp(_shifted_forward, _shifted_backward)
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _by_rows(x: jax.Array, kernel: jax.Array, strides: int, dilation: int) -> jax.Array:
+    """`_copies`, whose transpose by the kernel sums over all positions row by row.
 
-
-def _kernel_gradient(
-    x: jax.Array, kernel: jax.Array, grad: jax.Array, strides: int, dilation: int
-) -> jax.Array:
-    """The gradient by the kernel: sums of products over all places, one row after the other.
-
-    As plain sums XLA computes them one number at a time. Here the sums of a row's places stay
-    apart until the end, so that each step is a product of whole rows, of which vector units do
-    several at once: five times as quick.
+    XLA computes plain sums one number at a time. Here every column has its own sum until the end,
+    so each step multiplies whole rows, which uses the vector units: five times as fast.
     """
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    offsets = list(_offsets(kernel.shape, dilation))
     padded = lax.optimization_barrier(_pad(x, kernel.shape, dilation))  # once, not in each step
-    n, height, width, channels = grad.shape
+    height, width = (-(-side // strides) for side in x.shape[1:3])
     reach = dilation * (kernel.shape[0] - 1) + 1
+    shape = (len(x), 1, width, x.shape[-1])
+    factors = [
+        jnp.broadcast_to(kernel[i, j, 0].astype(wide), shape)
+        for i, j, _, _ in _offsets(kernel.shape, dilation)
+    ]
 
-    def add_row(sums: list[jax.Array], row: jax.Array):
-        window = lax.dynamic_slice_in_dim(padded, row * strides, reach, 1)
-        grads = lax.dynamic_slice_in_dim(grad, row, 1, 1)
+    # The gradient cuts its windows again; it would keep nine of them for each row.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def row(_: None, number: jax.Array) -> tuple[None, jax.Array]:
+        window = lax.dynamic_slice_in_dim(padded, number * strides, reach, 1)
         products = (
-            every(window[:, top : top + 1, left:], (strides, strides), 1, width).astype(wide)
-            * grads
-            for _, _, top, left in offsets
+            strided(window[:, top : top + 1, left:], (strides, strides), 1, width) * factor
+            for factor, (_, _, top, left) in zip(
+                factors, _offsets(kernel.shape, dilation), strict=True
+            )
         )
-        return [total + product for total, product in zip(sums, products, strict=True)], None
+        return None, functools.reduce(jnp.add, products)[:, 0]
 
-    zeros = [jnp.zeros((n, 1, width, channels), wide) for _ in offsets]
-    # Two rows at a time are quicker where the sums are long, but take longer to compile.
-    unroll = 2 if height > 32 else 1
-    sums, _ = lax.scan(add_row, zeros, jnp.arange(height), unroll=unroll)
-    return jnp.sum(jnp.stack(sums), (1, 2, 3)).reshape(kernel.shape).astype(kernel.dtype)
+    # Two rows per step are faster for long sums, but take longer to compile.
+    _, rows = lax.scan(row, None, jnp.arange(height), unroll=2 if height > 32 else 1)
+    return jnp.moveaxis(rows, 0, 1).astype(x.dtype)
 
 
 def _pad(x: jax.Array, kernel_shape: tuple[int, ...], dilation: int) -> jax.Array:
@@ -127,8 +164,8 @@ def _pad(x: jax.Array, kernel_shape: tuple[int, ...], dilation: int) -> jax.Arra
     return jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
 
 
-def _offsets(kernel_shape: tuple[int, ...], dilation: int):
-    """For each element (i, j) of the kernel: where in the padded input its first place is."""
+def _offsets(kernel_shape: tuple[int, ...], dilation: int) -> Iterator[tuple[int, int, int, int]]:
+    """Each element (i, j) of the kernel, with the offset of its first input in the padded `x`."""
     for i in range(kernel_shape[0]):
         for j in range(kernel_shape[1]):
             yield i, j, dilation * i, dilation * j

@@ -10,8 +10,8 @@ from xception_flax.ops.convolution import NHWC, conv
 from xception_flax.ops.depthwise import depthwise_conv
 from xception_flax.ops.lowering import by_device
 
-# Up to so many channels of inputs, TPU does the two as one regular convolution. That is nine times
-# the work of the pointwise one, but for a matrix unit that else waits for memory.
+# Up to this number of input channels TPUs run both as one regular convolution: nine times the work
+# of the pointwise one, but on a matrix unit that would otherwise wait for memory.
 FOLD_TO = 128
 
 
@@ -28,32 +28,32 @@ def separable_conv(
       x: `[N, H, W, C]`.
       depthwise: `[h, w, 1, C]`, with h and w odd.
       pointwise: `[1, 1, C, features]`.
-      strides: distance of the outputs, in both directions.
-      dilation: distance of the inputs that the depthwise kernel meets, in both directions.
+      strides: stride in both directions.
+      dilation: dilation of the depthwise kernel in both directions.
 
     Returns:
       `[N, H / strides, W / strides, features]`, rounded up.
     """
 
-    def apart(x: jax.Array, depthwise: jax.Array, pointwise: jax.Array) -> jax.Array:
+    def separate(x: jax.Array, depthwise: jax.Array, pointwise: jax.Array) -> jax.Array:
         y = depthwise_conv(x, depthwise, strides, dilation)
         return conv(y, pointwise, (1, 1), 'VALID', dimension_numbers=NHWC)
 
     if x.shape[-1] > FOLD_TO:
-        return apart(x, depthwise, pointwise)
+        return separate(x, depthwise, pointwise)
     return by_device(
         x,
         depthwise,
         pointwise,
         tpu=functools.partial(folded, strides=strides, dilation=dilation),
-        reference=apart,
+        reference=separate,
     )
 
 
 def folded(
     x: jax.Array, depthwise: jax.Array, pointwise: jax.Array, strides: int = 1, dilation: int = 1
 ) -> jax.Array:
-    """One regular convolution by the product of the two kernels."""
+    """One regular convolution with the product of the two kernels."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     kernel = jnp.swapaxes(depthwise, 2, 3).astype(wide) * pointwise.astype(wide)
     return lax.conv_general_dilated(

@@ -1,4 +1,9 @@
-"""Checkpoints: the state, the data position and the clock, written together by orbax."""
+"""Checkpoints, written and read by orbax, and what is in one.
+
+A checkpoint is a `TrainState` (weights, optimizer, averages), the position in the training data and
+the clock; all else follows from the settings. `workdir/checkpoints/STEP/` holds it in two items:
+'state' (arrays) and 'progress' (JSON: all other fields of `Checkpoint`, and a checksum per array).
+"""
 
 import concurrent.futures
 import dataclasses
@@ -9,23 +14,55 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
+import flax.struct
 import jax
-import jax.numpy as jnp
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
-from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
-from xception_flax.config import reading
-from xception_flax.config.checks import build_model
-from xception_flax.runtime import hosts
-from xception_flax.runtime.errors import UserError
+from xception_flax.base import processes
+from xception_flax.base.errors import UserError
 
-# Of a checkpoint: the TrainState, and all else as JSON.
+Tree = Any
+
 ITEMS = ('state', 'progress')
 DAMAGED = '.damaged'
-PATIENCE = 600  # seconds that a checkpoint may take to be written
+CHANGED = 'other bytes than were written'
+PATIENCE = 600  # seconds that writing a checkpoint may take
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a training step reads and writes.
+
+    Attributes:
+      step: number of updates so far, int32.
+      params: parameters, float32 (float64 in a run of that type).
+      batch_stats: running statistics of batch norm, of the same type.
+      opt_state: state of the optimizer, of the trainable parameters.
+      ema: moving averages {'params', 'batch_stats'}, or None when averaging is off.
+      rng: key from which each step derives its own.
+    """
+
+    step: jax.Array
+    params: Tree
+    batch_stats: Tree
+    opt_state: optax.OptState
+    ema: dict[str, Tree] | None
+    rng: jax.Array
+
+    def variables(self, weights: str) -> dict[str, Tree]:
+        """The argument of `model.apply`: the 'live' weights, or the 'averaged' ones."""
+        if weights == 'averaged':
+            assert self.ema is not None
+            return self.ema
+        return {'params': self.params, 'batch_stats': self.batch_stats}
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The kinds of weights that the state has."""
+        return ('live',) if self.ema is None else ('live', 'averaged')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +70,15 @@ class Checkpoint:
     """What is saved.
 
     Attributes:
-      state: the TrainState.
+      state: weights, optimizer, averages.
       position: global index of the next training example.
-      examples: number of training examples, which the position is in terms of.
+      examples: size of the training set that `position` indexes into.
       seconds: time spent training so far, over all starts.
-      skipped: number of steps left out so far, as they were not finite.
-      skipped_in_row: how many of them were the last ones.
+      skipped: number of steps skipped so far because they were not finite.
+      skipped_in_row: number of skipped steps at the end.
     """
 
-    state: Any
+    state: TrainState
     position: int = 0
     examples: int = 0
     seconds: float = 0.0
@@ -52,22 +89,22 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one run, in `workdir/checkpoints`: the newest ones and the best.
 
-    Each holds a checksum of every array. One that does not read back as it was written is
-    passed over for the one before, and moved aside, not deleted.
+    A checkpoint whose arrays do not have their checksums is renamed, never deleted, and the one
+    before it is restored.
 
     Attributes:
-      top1: of the evaluations so far, by step; the owner adds to it. It decides which is best.
-      count, blocked: number of checkpoints saved, and the longest time that one held training up.
+      count, blocked: number of checkpoints saved, and the longest time training waited for one, in
+        seconds.
     """
 
     def __init__(
         self, workdir: pathlib.Path, keep_last: int = 3, keep_best: int = 1,
-        top1: dict[int, float] | None = None,
+        scores: dict[int, float] | None = None,
     ):  # fmt: skip
-        self.top1 = {} if top1 is None else top1
+        """Opens the folder; `scores` by step say which are the best, and the owner adds to them."""
         self.count, self.blocked = 0, 0.0
         self.folder = (workdir / 'checkpoints').absolute()
-        self._policy = _NewestAndBest(keep_last, keep_best, self.top1)
+        self._policy = _NewestAndBest(keep_last, keep_best, {} if scores is None else scores)
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -79,28 +116,28 @@ class Checkpoints:
         )
 
     def steps(self) -> list[int]:
-        """The steps that there are checkpoints of, in order."""
+        """The steps of all checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The step whose evaluation had the best top-1 among those kept, or None."""
+        """The step with the highest score among those kept, or None."""
         best = self._policy.best(self.steps(), 1)
         return best[0] if best else None
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Starts to write a checkpoint; training may go on at once.
+        """Starts to write a checkpoint; training may continue at once.
 
         Raises:
           UserError: the disk does not take it, or did not take the one before.
         """
         began = time.perf_counter()
-        # A copy: the next step will use up the device's arrays. It is the same on all hosts, and
-        # the first writes it.
+        # A copy: the next step donates the arrays on the device. All processes have the same, and
+        # the first one writes it.
         state = jax.tree.map(np.array, checkpoint.state)
         step = int(state.step)
-        rest = dataclasses.asdict(dataclasses.replace(checkpoint, state=None))
-        del rest['state']
-        progress = {**rest, 'checksums': checksums(state)}
+        names = [f.name for f in dataclasses.fields(Checkpoint) if f.name != 'state']
+        progress = {name: getattr(checkpoint, name) for name in names}
+        progress['checksums'] = checksums(state)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             progress=ocp.args.JsonSave({**progress, 'crc': _crc(progress)}),
@@ -115,14 +152,14 @@ class Checkpoints:
         self.blocked = max(self.blocked, time.perf_counter() - began)
 
     def restore(self, abstract: Any) -> tuple[Checkpoint | None, list[str]]:
-        """Reads the newest checkpoint that is whole.
+        """Reads the newest whole checkpoint.
 
         Args:
-          abstract: a TrainState of `jax.ShapeDtypeStruct` with shardings, which say where to put
-            each array.
+          abstract: a TrainState of `jax.ShapeDtypeStruct` with shardings, which say where each
+            array goes.
 
         Returns:
-          The checkpoint, None if none was ever written; and what is wrong with those passed over.
+          The checkpoint, None if there is none; and for each damaged one, what is wrong.
 
         Raises:
           UserError: there are checkpoints, but none of them is whole.
@@ -130,7 +167,7 @@ class Checkpoints:
         damaged: list[str] = []
         for step in reversed(self.steps()):
             checkpoint, reason = self._read(step, abstract)
-            if hosts.gather(np.bool_(checkpoint is not None)).all():
+            if processes.gather(np.bool_(checkpoint is not None)).all():
                 if damaged:
                     self._move_aside([other for other in self.steps() if other > step])
                 return checkpoint, damaged
@@ -139,7 +176,7 @@ class Checkpoints:
         if damaged:
             raise UserError(
                 f'no checkpoint in {self.folder} can be read: {"; ".join(damaged)}. '
-                'To start anew, give another --workdir'
+                'To start from scratch, give another --workdir'
             )
         return None, []
 
@@ -149,7 +186,7 @@ class Checkpoints:
             names = (f'{step}{DAMAGED}{n}' for n in ('', *range(2, 1000)))
             aside = next(self.folder / name for name in names if not (self.folder / name).exists())
             (self.folder / str(step)).rename(aside)
-        hosts.gather(np.bool_(True))  # all wait for the renaming
+        processes.gather(np.bool_(True))  # all wait for the renaming
         self._manager.reload()
 
     def _read(self, step: int, abstract: Any) -> tuple[Checkpoint | None, str]:
@@ -161,12 +198,10 @@ class Checkpoints:
             items = self._manager.restore(step, args=args)
             state, progress = items['state'], dict(items['progress'])
             if progress.pop('crc') != _crc(progress):
-                return None, 'progress: other bytes than were written'
-            expected = progress.pop('checksums')
-            for path, value in checksums(state).items():
-                if expected[path] != value:
-                    return None, f'{path}: other bytes than were written'
-        except Exception as error:  # orbax and tensorstore raise what they like
+                return None, f'progress: {CHANGED}'
+            if changed := _changed(state, progress.pop('checksums')):
+                return None, f'{changed}: {CHANGED}'
+        except Exception as error:  # orbax and tensorstore raise exceptions of many types
             return None, f'{type(error).__name__}: {_first_line(error)}'
         return Checkpoint(state, **progress), ''
 
@@ -188,7 +223,7 @@ class Checkpoints:
 
     def _failure(self, error: Exception) -> Exception:
         """What to raise: when another process is gone, nothing is wrong with the disk."""
-        if isinstance(error, jax.errors.JaxRuntimeError) and hosts.several():
+        if isinstance(error, jax.errors.JaxRuntimeError) and processes.several():
             return error
         good = [step for step in self.steps() if (self.folder / str(step)).is_dir()]
         newest = f'the newest whole one is of step {good[-1]}' if good else 'there is none yet'
@@ -198,7 +233,7 @@ class Checkpoints:
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """CRC-32 of every array's bytes, by its path; the arrays are the same on every device."""
+    """CRC-32 of each array, by its path; the arrays are the same on every device."""
 
     def checksum(x: Any) -> int:
         return zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
@@ -207,6 +242,12 @@ def checksums(tree: Any) -> dict[str, int]:
     paths = [jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         return dict(zip(paths, pool.map(checksum, [x for _, x in leaves]), strict=True))
+
+
+def _changed(tree: Tree, expected: dict[str, int]) -> str:
+    """The path of the first array whose checksum is another than expected; '' if none."""
+    found = checksums(tree).items()
+    return next((path for path, value in found if expected[path] != value), '')
 
 
 def _crc(progress: dict[str, Any]) -> int:
@@ -218,48 +259,20 @@ def _first_line(error: Exception) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def load_checkpoint(
-    workdir: str | pathlib.Path, step: int | None = None, weights: str = 'averaged'
-) -> tuple[nn.Module, dict[str, Any], ConfigDict]:
-    """Loads a trained network, on any kind and number of devices.
+def load_variables(
+    workdir: pathlib.Path, step: int | None, shapes: dict[str, Tree], averaged: bool
+) -> dict[str, Tree]:
+    """Reads the weights of a checkpoint to the first local device, and nothing else of it.
 
     Args:
-      workdir: where the run was trained.
+      workdir: the folder of the run, absolute.
       step: which of its checkpoints; None for the newest.
-      weights: 'averaged' (what is evaluated; the live ones where the run did not average) or
-        'live'.
-
-    Returns:
-      The model, its variables for `model.apply`, and the run's config.
+      shapes: shapes and types of the variables.
+      averaged: whether to read the averages, and not the live weights.
 
     Raises:
-      UserError: there is no such run or checkpoint, or it is damaged; says which there are.
+      UserError: there is no such checkpoint, or it is damaged; says which there are.
     """
-    if weights not in ('averaged', 'live'):
-        raise UserError(f"weights is {weights!r}; choose from 'averaged' and 'live'")
-    model, variables, config = load_all_weights(workdir, step)
-    return model, variables.get(weights, variables['live']), config
-
-
-def load_all_weights(
-    workdir: str | pathlib.Path, step: int | None = None
-) -> tuple[nn.Module, dict[str, dict[str, Any]], ConfigDict]:
-    """Like `load_checkpoint`, with the variables of all weights: 'live' and perhaps 'averaged'."""
-    workdir = pathlib.Path(workdir).expanduser().absolute()
-    config = reading.from_json(workdir / 'config.json')
-    if config.dtype == 'float64' and not jax.config.read('jax_enable_x64'):
-        raise UserError(
-            f"{workdir} was trained in float64: jax.config.update('jax_enable_x64', True) first"
-        )
-    model = build_model(config, config.dataset.num_classes)
-    size = config.image_size
-    shapes = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False)
-    )
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    live = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
-    wanted = {**live, 'ema': live} if config.ema_decay else live
-
     folder = workdir / 'checkpoints'
     steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
     if not steps:
@@ -267,6 +280,9 @@ def load_all_weights(
     step = steps[-1] if step is None else step
     if step not in steps:
         raise UserError(f'{workdir} has no checkpoint of step {step} but of {steps}')
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
+    wanted = {'ema': wanted} if averaged else wanted
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             sums = reader.restore(folder / str(step) / 'progress')['checksums']
@@ -277,34 +293,33 @@ def load_all_weights(
                 partial_restore=True,
             )
             state = reader.restore(folder / str(step) / 'state', args=args)
-        changed = [path for path, value in checksums(state).items() if sums[path] != value]
-        reason = f'{changed[0]}: other bytes than were written' if changed else ''
-    except Exception as error:  # orbax and tensorstore raise what they like
+        changed = _changed(state, sums)
+        reason = f'{changed}: {CHANGED}' if changed else ''
+    except Exception as error:  # orbax and tensorstore raise exceptions of many types
         reason = f'{type(error).__name__}: {_first_line(error)}'
     if reason:
         raise UserError(
             f'the checkpoint of step {step} in {workdir} is damaged ({reason}); there are {steps}'
         )
-    averaged = state.pop('ema', None)
-    return model, {'live': state} | ({'averaged': averaged} if averaged else {}), config
+    return state['ema'] if averaged else state
 
 
 class _NewestAndBest(checkpoint_managers.PreservationPolicy):
-    """Keeps the newest checkpoints and those of the best top-1.
+    """Keeps the newest checkpoints and those of the highest score.
 
-    Orbax's own `BestN` forgets over a restart which were the best, unless it also warns of every
+    `BestN` of orbax forgets over a restart which were the best, unless it also warns of every
     checkpoint without an evaluation.
     """
 
-    def __init__(self, keep_last: int, keep_best: int, top1: dict[int, float]):
-        self.keep_last, self.keep_best, self.top1 = keep_last, keep_best, top1
+    def __init__(self, keep_last: int, keep_best: int, scores: dict[int, float]):
+        self.keep_last, self.keep_best, self.scores = keep_last, keep_best, scores
 
     def best(self, steps: Sequence[int], count: int) -> list[int]:
-        """The best of the steps, of equally good ones the later."""
-        measured = [step for step in steps if step in self.top1]
-        return sorted(measured, key=lambda step: (self.top1[step], step))[::-1][:count]
+        """The steps of the highest scores, of equal ones the later."""
+        measured = [step for step in steps if step in self.scores]
+        return sorted(measured, key=lambda step: (self.scores[step], step))[::-1][:count]
 
-    def should_preserve(self, checkpoints, *, context):
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = {*steps[-self.keep_last :], *self.best(steps, self.keep_best)}
         return [step in kept for step in steps]
@@ -313,5 +328,5 @@ class _NewestAndBest(checkpoint_managers.PreservationPolicy):
 class _EveryTime(checkpoint_managers.SaveDecisionPolicy):
     """The loop decides when to save."""
 
-    def should_save(self, step, previous_steps, *, context):
+    def should_save(self, step: Any, previous_steps: Any, *, context: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""What each program does around its own work: flags, other processes, mistakes told in one line."""
+"""The frame of every program: flags, other processes, errors in one line."""
 
 import functools
 import os
@@ -8,22 +8,22 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
+from xception_flax.base import memory, signals
+from xception_flax.base.errors import UserError
 from xception_flax.config import reading
-from xception_flax.runtime import memory, stopping
-from xception_flax.runtime.errors import UserError
 
-COMPILED = '.compiled'  # where $JAX_COMPILATION_CACHE_DIR does not say
+COMPILED = '.compiled'  # folder of compiled programs, unless $JAX_COMPILATION_CACHE_DIR is set
 
 reading.define_flag()
 flags.adopt_module_key_flags(reading)
-flags.DEFINE_string('workdir', None, 'Where checkpoints, logs and curves are, or will be.')
+flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, logs, curves.')
 flags.DEFINE_string(
     'coordinator',
     None,
-    'host:port of process 0, where neither Cloud TPU nor Slurm tells of several processes.',
+    'HOST:PORT of process 0; not needed on Cloud TPU and Slurm, which announce all processes.',
 )
-flags.DEFINE_integer('processes', None, 'With --coordinator: how many processes there are.')
-flags.DEFINE_integer('process', None, 'With --coordinator: which one this is, from 0.')
+flags.DEFINE_integer('processes', None, 'With --coordinator: number of processes.')
+flags.DEFINE_integer('process', None, 'With --coordinator: index of this process, from 0.')
 flags.DEFINE_integer(
     'patience', 120, 'Seconds to wait for other processes, at the start and when one goes silent.'
 )
@@ -35,19 +35,19 @@ def run(
     alone: bool = False,
     arguments: str = '',
 ) -> None:
-    """Runs a program's work with the flags parsed, and ends the process.
+    """Parses the flags, runs a program's work, and ends the process.
 
-    The status is 0; 1 after an error that somebody has to mend; 75 where the same command, started
-    again, goes on: after a signal, or when another process is missing or has died.
+    The status is 0; 1 after an error that somebody has to fix; 75 where the same command resumes
+    the work: after a signal, or when another process is missing or has died.
 
     Args:
-      work: the program's own part; it is given the arguments.
+      work: the program's own part, called with the arguments.
       needs: flags that must be given.
-      alone: whether the program is one process wherever it is started.
-      arguments: names of what it takes besides flags, as for `reading.parse_flags`.
+      alone: whether the program is always a single process.
+      arguments: names of its arguments, as for `reading.parse_flags`.
     """
     memory.keep_freed()
-    logging.set_verbosity(logging.WARNING)  # orbax and grain tell much; --verbosity=0 shows it
+    logging.set_verbosity(logging.WARNING)  # orbax and grain log much; --verbosity=0 shows it
     app.run(
         functools.partial(_run, work, needs, alone),
         flags_parser=functools.partial(reading.parse_flags, arguments=arguments),
@@ -57,39 +57,39 @@ def run(
 def _run(work: Callable[..., None], needs: tuple[str, ...], alone: bool, argv: list[str]) -> None:
     import jax
 
-    from xception_flax.runtime import hosts  # after the flags, whose mistakes are told at once
+    from xception_flax.base import processes  # imports JAX, which takes a second
 
     values = flags.FLAGS
     try:
         for name in sorted(_key_flags(__name__) - _key_flags(sys.argv[0])):
             if values[name].present:
-                raise UserError(f'--{name} means nothing to this program; see --help')
+                raise UserError(f'--{name} has no effect in this program; see --help')
         for name in needs:
             if not values[name].value:
                 raise UserError(f'--{name} is missing; see --help')
         if '://' in (values.workdir or ''):
             raise UserError(f'--workdir={values.workdir} is no path; mount the bucket first')
         if values.workdir and 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-            # What XLA has compiled, for the next start and for other runs of the same network.
+            # For the next start and for other runs of the same network.
             beside = pathlib.Path(values.workdir).expanduser().absolute().parent / COMPILED
             jax.config.update('jax_compilation_cache_dir', str(beside))
         if not alone:
-            hosts.join(values.coordinator, values.processes, values.process, values.patience)
+            processes.join(values.coordinator, values.processes, values.process, values.patience)
         work(*argv[1:])
     except (UserError, OSError) as error:  # a full disk, a folder that may not be written
         logging.debug('the error came from here', exc_info=True)
-        _end(f'error: {error}', 1, hosts.several())
-    except stopping.Stopped as stopped:
+        _end(f'error: {error}', 1, processes.several())
+    except signals.Stopped as stopped:
         print(stopped, flush=True)
-        sys.exit(stopping.STATUS)
+        sys.exit(signals.STATUS)
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        if not hosts.several():
+        if not processes.several():
             raise
-        # What a collective operation raises when a process is gone.
+        # A collective operation raises one of these when a process is gone.
         reason = f'{type(error).__name__}: {str(error).splitlines()[0]}'
         _end(
             f'error: perhaps another process has died; start all again ({reason})',
-            stopping.STATUS,
+            signals.STATUS,
             at_once=True,
         )
     except KeyboardInterrupt:
@@ -97,12 +97,12 @@ def _run(work: Callable[..., None], needs: tuple[str, ...], alone: bool, argv: l
 
 
 def _key_flags(module: str) -> set[str]:
-    """The flags that a module has defined or adopted, by which `--help` shows them."""
+    """The flags that a module has defined or adopted, which `--help` shows."""
     return {flag.name for flag in flags.FLAGS.get_key_flags_for_module(module)}
 
 
 def _end(message: str, status: int, at_once: bool) -> None:
-    """Ends with a message; `at_once`: without waiting for other processes, which may wait, too."""
+    """Prints a message and ends; `at_once` does not wait for other processes."""
     print(message, file=sys.stderr, flush=True)
     if at_once:
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, lines elsewhere; and the clock."""
+"""The progress of a run: a bar on a terminal, lines elsewhere; and the clock."""
 
 import contextlib
 import sys
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Shows how far a training is, and times it.
+    """Shows and times the progress of training.
 
     Attributes:
       seconds: time spent in training steps so far, over all starts; evaluation, saving and
@@ -18,7 +18,7 @@ class Progress:
     """
 
     def __init__(self, total: int, visible: bool):
-        """Prepares for `total` steps; only one host should be `visible`."""
+        """Prepares for `total` steps; only one process should be `visible`."""
         self.total, self.visible = total, visible
         self.seconds = 0.0
         self._terminal = visible and sys.stderr.isatty()
@@ -33,7 +33,7 @@ class Progress:
             sys.stdout.flush()
 
     def start(self, step: int) -> None:
-        """Starts the clock, at a step that is done."""
+        """Starts the clock after a completed step."""
         self._window = (step, self.seconds)
         self._since = time.perf_counter()
         if self._terminal:
@@ -45,7 +45,7 @@ class Progress:
             self._bar.update()
 
     def steps_per_second(self, step: int) -> float:
-        """The speed since this was last asked, without pauses; 0 before the clock was started."""
+        """The speed since the last call, without pauses; 0 before the clock is started."""
         if self._since is None:
             return 0.0
         self._tick()
@@ -53,12 +53,8 @@ class Progress:
         self._window = (step, self.seconds)
         return steps / max(seconds, 1e-9)
 
-    def log(self, step: int, metrics: dict[str, float], batch_size: int, speed: float) -> None:
-        """Shows the training's own metrics; `speed` is in steps per second, 0 if not known."""
-        text = (
-            f'loss {metrics["loss"]:.4f}  top-1 {metrics["top1"]:.3f}  '
-            f'lr {metrics["learning_rate"]:.4g}'
-        )
+    def log(self, step: int, text: str, batch_size: int, speed: float) -> None:
+        """Shows metrics of training as text; `speed` is in steps per second, 0 if not known."""
         if speed:
             text += f'  {speed * batch_size:,.0f} images/s'
         if self._bar is not None:
@@ -69,14 +65,14 @@ class Progress:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Stops the clock meanwhile, if it runs."""
+        """Stops the clock inside the context, if it runs."""
         self._tick()
         running, self._since = self._since is not None, None
         yield
         self._since = time.perf_counter() if running else None
 
     def over(self, batches: Iterable[Any], total: int, title: str) -> Iterable[Any]:
-        """The batches, with a second bar on a terminal."""
+        """Iterates over the batches, with a second bar on a terminal."""
         if not self._terminal:
             return batches
         return tqdm(batches, title, total, leave=False, unit='batch', dynamic_ncols=True)
@@ -96,7 +92,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in the two largest units that it has, such as '2 h 5 min'."""
+    """A duration in its two largest units, such as '2 h 5 min'."""
     days, rest = divmod(round(seconds), 86_400)
     hours, rest = divmod(rest, 3_600)
     minutes, rest = divmod(rest, 60)
@@ -104,16 +100,3 @@ def duration(seconds: float) -> str:
     while len(parts) > 1 and not parts[0][0]:
         parts.pop(0)
     return ' '.join(f'{value} {unit}' for value, unit in parts[:2])
-
-
-def results_line(split: str, weights: str, values: dict[str, float]) -> str:
-    """The results of an evaluation in words."""
-    text = f'{split}, {weights} weights: top-1 {values["top1"]:.4f}  top-5 {values["top5"]:.4f}  '
-    if 'top1_subset' in values:
-        text += f'among its classes {values["top1_subset"]:.4f}  {values["top5_subset"]:.4f}  '
-    if 'map100_classes' in values:
-        text += (
-            f'MAP@100 {values["map100_pictures"]:.4f} (over pictures)  '
-            f'{values["map100_classes"]:.4f} (over classes)  '
-        )
-    return text + f'loss {values["loss"]:.4f}  ({values["examples"]:,} examples)'

@@ -1,4 +1,4 @@
-"""A run's folder: claimed by one program at a time, and by one run for ever."""
+"""The folder of a run: one program at a time, and one run only."""
 
 import contextlib
 import itertools
@@ -12,25 +12,27 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from xception_flax.base import processes
+from xception_flax.base.errors import UserError
 from xception_flax.config import reading, schema
-from xception_flax.runtime import hosts
-from xception_flax.runtime.errors import UserError
+from xception_flax.data import protocols
 
-# Settings that a checkpoint is bound to, besides the network's own section: with other values its
-# arrays would not fit or be of another origin, or examples would be seen twice or never.
+# Settings that may not change under a checkpoint, besides the network's own section: its arrays
+# would not fit or have another origin, examples would be seen twice or never, or steps, in which
+# schedules count, would change their meaning (to save memory, `accumulation` may change).
 BOUND = (
-    'model', 'seed', 'init.weights', 'init.new_head', 'frozen', 'optimizer.name', 'preprocessing',
-    'dataset.source', 'dataset.name', 'dataset.version', 'dataset.train_split',
+    'model', 'seed', 'batch_size', 'init.weights', 'init.new_head', 'frozen', 'optimizer.name',
+    'preprocessing', 'dataset.source', 'dataset.name', 'dataset.version', 'dataset.train_split',
     'dataset.num_classes',
 )  # fmt: skip
 
 
 @contextlib.contextmanager
 def claim(workdir: pathlib.Path) -> Iterator[None]:
-    """Makes the folder, and keeps other programs out of it for as long as the context lasts.
+    """Makes the folder, and locks it against other programs inside the context.
 
     Raises:
-      UserError: another program is at work in it.
+      UserError: another program uses it.
       OSError: it cannot be written.
     """
     with contextlib.ExitStack() as stack:
@@ -43,20 +45,21 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
                 free = False
             except NotImplementedError:
                 pass  # a mount that knows no locks
-        if not hosts.gather(np.bool_(free))[0]:
+        if not processes.gather(np.bool_(free))[0]:
             raise UserError(f'{workdir} is in use by another training; wait for it, or stop it')
         yield
 
 
 def differences(stored: ConfigDict, config: ConfigDict) -> tuple[list[str], list[str]]:
-    """Compares a run's stored settings with those that it is to go on with.
+    """Compares the stored settings of a run with those to resume with.
 
     Returns:
-      What cannot change under a checkpoint and what can, each as 'setting: old -> new'.
+      The changes that a checkpoint does not allow and those that it does, each as
+      'setting: old -> new'.
     """
     bound, free = [], []
     for path in schema.paths(config):
-        old, new = stored[path], config[path]
+        old, new = (protocols.setting(c, path) for c in (stored, config))
         if old == new:
             continue
         line = f'config.{path}: {old!r} -> {new!r}'
@@ -71,14 +74,14 @@ def differences(stored: ConfigDict, config: ConfigDict) -> tuple[list[str], list
 
 
 def check_fits(workdir: pathlib.Path, config: ConfigDict, class_names: Sequence[str]) -> list[str]:
-    """Checks that a run that has checkpoints may go on with this config and these classes.
+    """Checks that a run with checkpoints can resume with this config and these classes.
 
     Returns:
-      The settings that have changed since, as 'setting: old -> new'.
+      The settings that have changed, as 'setting: old -> new'.
 
     Raises:
-      UserError: one has that the checkpoints are bound to, or the classes have; or what the folder
-        holds of them is damaged.
+      UserError: a setting has changed that a checkpoint does not allow to, or the classes have; or
+        the files that say so are damaged.
     """
     path = workdir / 'config.json'
     if not path.exists():
@@ -88,28 +91,35 @@ def check_fits(workdir: pathlib.Path, config: ConfigDict, class_names: Sequence[
     if old_names is not None:
         pairs = enumerate(itertools.zip_longest(old_names, class_names))
         changed = [f'class {i}: {old!r} -> {new!r}' for i, (old, new) in pairs if old != new]
-        bound += changed[:1]  # as one that is added shifts all that follow
+        bound += changed[:1]  # an added class shifts all that follow
     if bound:
         raise UserError(
-            f'{workdir} holds a run of other settings ({"; ".join(bound)}): '
-            'take them back, or give another --workdir'
+            f'the run in {workdir} was started with other settings ({"; ".join(bound)}): '
+            'restore them, or give another --workdir'
         )
     return free
 
 
-def write_settings(workdir: pathlib.Path, config: ConfigDict, class_names: Sequence[str]) -> None:
-    """Writes `config.json`, and the classes' names as `classes.json`; each whole or not at all."""
-    names = json.dumps(list(class_names), indent=0, ensure_ascii=False) + '\n'
-    for file, text in (('config.json', reading.to_json(config)), ('classes.json', names)):
-        if jax.process_index() == 0:
-            path = workdir / file
-            partial = path.with_suffix('.partial')
-            partial.write_text(text, encoding='utf-8')
-            os.replace(partial, path)
+def write_settings(
+    workdir: pathlib.Path, config: ConfigDict, class_names: Sequence[str] | None
+) -> None:
+    """Writes `config.json`, and `classes.json` unless nothing is known of the classes.
+
+    Each file is written whole or not at all.
+    """
+    texts = {'config.json': reading.to_json(config)}
+    if class_names is not None:
+        names = json.dumps(list(class_names), indent=0, ensure_ascii=False)
+        texts['classes.json'] = f'{names}\n'
+    for file, text in texts.items() if jax.process_index() == 0 else ():
+        path = workdir / file
+        partial = path.with_suffix('.partial')
+        partial.write_text(text, encoding='utf-8')
+        os.replace(partial, path)
 
 
 def read_classes(workdir: pathlib.Path) -> list[str] | None:
-    """The names of a run's classes as its data has them, [] if it has none; None if not written.
+    """The class names of a run, as its data has them; [] if it has none, None if not known.
 
     Raises:
       UserError: `classes.json` is damaged.

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: `metrics.jsonl` and TensorBoard."""
+"""Writes the numbers of a run to `metrics.jsonl` and TensorBoard."""
 
 import json
 import math
@@ -8,36 +8,33 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-Record = dict[str, Any]
+Entry = dict[str, Any]
 
 
 class MetricWriter:
-    """Appends records to `workdir/metrics.jsonl`, one JSON object a line, and to TensorBoard."""
+    """Appends entries to `workdir/metrics.jsonl`, one JSON object per line, and to TensorBoard."""
 
-    def __init__(self, workdir: pathlib.Path, kept: list[Record], start: int):
-        """Opens the files, with the records that a run going on after step `start` keeps.
-
-        It comes by the later steps again.
-        """
+    def __init__(self, workdir: pathlib.Path, kept: list[Entry], start: int):
+        """Opens the files, with the entries that a run keeps that resumes from step `start`."""
         self.path = workdir / 'metrics.jsonl'
         partial = self.path.with_suffix('.partial')
-        partial.write_text(''.join(json.dumps(record) + '\n' for record in kept))
+        partial.write_text(''.join(json.dumps(entry) + '\n' for entry in kept))
         os.replace(partial, self.path)
         self._file = self.path.open('a')
         self._board = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1)
 
-    def write(self, record: Record) -> None:
-        """Writes one record: 'step', 'split', numbers, and perhaps 'weights'."""
-        record = finite(record)
-        self._file.write(json.dumps(record) + '\n')
+    def write(self, entry: Entry) -> None:
+        """Writes one entry: 'step', 'split', numbers, and of evaluations 'weights'."""
+        entry = finite(entry)
+        self._file.write(json.dumps(entry) + '\n')
         self._file.flush()
-        prefix = '/'.join(str(record[key]) for key in ('split', 'weights') if key in record)
-        for key, value in record.items():
+        prefix = '/'.join(str(entry[key]) for key in ('split', 'weights') if key in entry)
+        for key, value in entry.items():
             if key != 'step' and isinstance(value, int | float):
-                self._board.add_scalar(f'{prefix}/{key}', value, record['step'])
+                self._board.add_scalar(f'{prefix}/{key}', value, entry['step'])
 
     def sync(self) -> None:
-        """Sees to it that all is on the disk."""
+        """Flushes everything to the disk."""
         os.fsync(self._file.fileno())
         self._board.flush()
 
@@ -47,20 +44,20 @@ class MetricWriter:
         self._board.close()
 
 
-def read(path: pathlib.Path) -> list[Record]:
-    """The records of a `metrics.jsonl`; a line that a crash cut short is left out."""
-    records = []
+def read(path: pathlib.Path) -> list[Entry]:
+    """The entries of a `metrics.jsonl`; a line that a crash cut short is left out."""
+    entries = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
-            records.append(json.loads(line))
+            entries.append(json.loads(line))
         except ValueError:
             continue
-    return records
+    return entries
 
 
-def finite(record: Record) -> Record:
-    """JSON has no NaN and no infinity: they become strings."""
+def finite(entry: Entry) -> Entry:
+    """The entry with NaN and infinity, which JSON lacks, as strings."""
     return {
         key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in record.items()
+        for key, value in entry.items()
     }

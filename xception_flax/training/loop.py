@@ -1,4 +1,4 @@
-"""The training loop, one for all: set up, restore, step, save, evaluate, finish."""
+"""The training loop: set up, restore, step, save, evaluate, finish."""
 
 import collections
 import contextlib
@@ -9,27 +9,28 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from xception_flax.base import mesh as meshes
+from xception_flax.base import processes
+from xception_flax.base.errors import UserError
+from xception_flax.base.signals import Stopped, StopSignals
 from xception_flax.data import pipeline
 from xception_flax.data.reader import Reader
-from xception_flax.runtime import hosts, workdirs, writers
-from xception_flax.runtime import mesh as meshes
+from xception_flax.runtime import workdirs, writers
 from xception_flax.runtime.checkpoints import Checkpoint, Checkpoints
-from xception_flax.runtime.errors import UserError
 from xception_flax.runtime.progress import Progress, duration
-from xception_flax.runtime.stopping import Stopped, StopSignals
-from xception_flax.training import transfer
+from xception_flax.training import freezing, metrics
 from xception_flax.training.evaluation import evaluate
 from xception_flax.training.recorder import Recorder
 from xception_flax.training.setup import Run, set_up
 
-# Steps that the host runs ahead of the devices: enough to keep them busy, few enough that waiting
-# batches do not fill their memory.
+# Steps that the host dispatches ahead of the devices: enough to keep them busy, few enough that
+# waiting batches do not fill their memory.
 STEPS_AHEAD = 2
 WARM_STEPS = 10  # before a profile
 
 
 def train(config: ConfigDict, workdir: pathlib.Path, stop: StopSignals | None = None) -> None:
-    """Trains what the config says in `workdir`, or goes on where the last start ended.
+    """Trains by a config in `workdir`, or resumes the run there.
 
     Args:
       config: the run's config.
@@ -39,7 +40,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, stop: StopSignals | None = 
 
     Raises:
       UserError: a setting cannot work (nothing has been done then), or data or disk fail.
-      Stopped: a signal came; all that was done is saved.
+      Stopped: a signal came; all work is saved.
     """
     run = set_up(config)
     progress = Progress(run.durations.total, visible=jax.process_index() == 0)
@@ -55,7 +56,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, stop: StopSignals | None = 
 
 
 class _Training:
-    """One start of a run: its state, and where it stands."""
+    """One start of a run: its state and position."""
 
     def __init__(
         self, run: Run, workdir: pathlib.Path, progress: Progress, stop: StopSignals | None
@@ -67,11 +68,11 @@ class _Training:
         )
         config = run.config
         self.checkpoints = Checkpoints(
-            workdir, config.keep_last, config.keep_best, self.recorder.top1
+            workdir, config.keep_last, config.keep_best, self.recorder.scores
         )
         self.saved: int | None = None  # step of the newest checkpoint
-        self.last: dict[str, float] | None = None  # metrics of the newest step that is done
-        self.under_way: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
+        self.last: dict[str, float] | None = None  # metrics of the newest completed step
+        self.dispatched: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
         self.skipped = self.skipped_in_row = 0  # steps
         self.train_reader, self.eval_reader = (
             Reader(source, config.max_unreadable, jax.process_count())
@@ -82,13 +83,13 @@ class _Training:
         """Restores, and trains to the end."""
         start = self._restore()
         total, durations = self.run.durations.total, self.run.durations
-        if start >= total and start in self.recorder.top1:
+        if start >= total and start in self.recorder.scores:
             self.progress.say(f'this run is complete: its newest checkpoint is of step {start:,}.')
             return
         if start:
-            self.progress.say(f'going on from the checkpoint of step {start:,}')
+            self.progress.say(f'resuming from the checkpoint of step {start:,}')
         self.recorder.start(start)
-        if start and self._evaluation_is_due(start) and start not in self.recorder.top1:
+        if start and self._evaluation_is_due(start) and start not in self.recorder.scores:
             self._evaluate(start)
         if start >= total:
             return
@@ -113,11 +114,11 @@ class _Training:
                     self._save(step)
                 if evaluating:
                     self._evaluate(step)
-                if hosts.stop_agreed(self.stop, self.last):
+                if processes.stop_agreed(self.stop, self.last):
                     self._end_early(step)
 
     def _restore(self) -> int:
-        """Takes over the newest whole checkpoint, or draws the initial state; gives its step."""
+        """Restores the newest whole checkpoint, or initialises the state; gives its step."""
         run, changed = self.run, []
         class_names = run.train_source.class_names
         if self.checkpoints.steps():
@@ -129,7 +130,7 @@ class _Training:
         if saved is not None and saved.examples != examples:
             raise UserError(
                 f'{run.config.dataset.train_split} has {examples:,} examples, but had '
-                f'{saved.examples:,} when the run in {self.workdir} began; it goes on with the same'
+                f'{saved.examples:,} when the run in {self.workdir} began; restore the data'
             )
         for line in changed:
             self.progress.say(f'changed since the last start: {line}')
@@ -146,50 +147,50 @@ class _Training:
 
     def _step(self, step: int, batch: dict[str, jax.Array], first: bool) -> None:
         began = time.perf_counter()
-        self.state, metrics = self.run.train_step(self.state, batch)
+        self.state, values = self.run.train_step(self.state, batch)
         self.position += self.run.config.batch_size
-        self.under_way.append((step, metrics))
+        self.dispatched.append((step, values))
         self._await_all_but(0 if first else STEPS_AHEAD)
         if first:
             self.progress.say(f'first step after {duration(time.perf_counter() - began)}')
             self.progress.start(step)
 
     def _await_all_but(self, count: int) -> None:
-        """Waits for the oldest steps under way, and records those that are to be logged."""
+        """Waits for the oldest dispatched steps, and records those to log."""
         durations = self.run.durations
-        while len(self.under_way) > count:
-            step, metrics = self.under_way.popleft()
-            self.last = {name: float(x) for name, x in jax.device_get(metrics).items()}
+        while len(self.dispatched) > count:
+            step, values = self.dispatched.popleft()
+            self.last = {name: float(x) for name, x in jax.device_get(values).items()}
             self.progress.advance()
             self._check_finite(step, self.last)
             if step == durations.total or durations.due(durations.log, step):
                 self.recorder.train(step, self.last)
 
-    def _check_finite(self, step: int, metrics: dict[str, float]) -> None:
+    def _check_finite(self, step: int, values: dict[str, float]) -> None:
         config = self.run.config
-        if not metrics['skipped']:
+        if not values['skipped']:
             self.skipped_in_row = 0
             return
         self.skipped += 1
         self.skipped_in_row += 1
-        what = f'loss {metrics["loss"]:.4g}, gradient norm {metrics["gradient_norm"]:.4g}'
+        what = f'loss {values["loss"]:.4g}, gradient norm {values["gradient_norm"]:.4g}'
         if config.nonfinite == 'skip' and self.skipped_in_row < config.nonfinite_limit:
             self.progress.say(f'step {step:,} is skipped: {what}')
             return
-        first = self.position - (len(self.under_way) + 1) * config.batch_size
+        first = self.position - (len(self.dispatched) + 1) * config.batch_size
         order = pipeline.training_order(len(self.run.train_source), config.seed)
         examples = [
             self.run.train_source.name(order[i]) for i in range(first, first + config.batch_size)
         ]
-        self.recorder.fault(step, metrics, examples)
+        self.recorder.fault(step, values, examples)
         self.checkpoints.wait()
         steps = self.checkpoints.steps()
         newest = f'newest checkpoint: {steps[-1]:,}' if steps else 'no checkpoint yet'
         raise UserError(
-            f'step {step:,} is not finite ({what}, learning rate {metrics["learning_rate"]:.4g}; '
+            f'step {step:,} is not finite ({what}, learning rate {values["learning_rate"]:.4g}; '
             f'{self.skipped_in_row} in a row; {newest}). Its examples are in '
             f'{self.workdir / "nonfinite.json"}: {examples[0]}, ... Lower the learning rate, clip '
-            "(config.optimizer.clip_norm), or let config.nonfinite='skip' leave out such steps"
+            "(config.optimizer.clip_norm), or skip such steps by config.nonfinite='skip'"
         )
 
     def _evaluation_is_due(self, step: int) -> bool:
@@ -213,13 +214,13 @@ class _Training:
         self.saved = step
 
     def _evaluate(self, step: int) -> None:
-        """Evaluates a state that is saved already; a signal on the way ends the run."""
+        """Evaluates a state that is already saved; a signal meanwhile ends the run."""
         run, state = self.run, self.state
         with self.progress.pause():
             variables = {weights: state.variables(weights) for weights in state.weights}
             results = evaluate(
                 run.eval_step, variables, self.eval_reader, run.config, run.mesh, self.progress,
-                self.stop,
+                run.task, self.stop,
             )  # fmt: skip
             if results:
                 self.recorder.evaluation(step, results)
@@ -233,18 +234,18 @@ class _Training:
         self.checkpoints.wait()
         raise Stopped(
             f'stopped at step {step:,}, which is saved ({time.perf_counter() - began:.1f} s); '
-            'the same command goes on'
+            'the same command resumes it'
         )
 
     def close(self) -> None:
-        """Lets go of all files; a checkpoint that is being written is finished first."""
+        """Closes all files; a checkpoint that is being written is finished first."""
         self.recorder.close()
-        with contextlib.suppress(UserError):  # there is one under way, or none
+        with contextlib.suppress(UserError):  # another error is on its way already
             self.checkpoints.close()
 
 
 class _Profile:
-    """A trace of some steps after the first ten of a start, for TensorBoard's profiler."""
+    """A trace of some steps after the first ten of a start, for the profiler of TensorBoard."""
 
     def __init__(self, steps: int, workdir: pathlib.Path):
         self.steps = steps if jax.process_index() == 0 else 0
@@ -268,17 +269,17 @@ class _Profile:
 
 
 def _introduce(run: Run, progress: Progress) -> None:
-    """Says what is about to be trained, on what."""
+    """Prints the network, the data, the length and the devices."""
     config, dataset = run.config, run.config.dataset
-    learning, frozen = (
+    trainable, frozen = (
         sum(x.size for x in jax.tree.leaves(part))
-        for part in transfer.split(run.abstract_state.params, run.frozen)
+        for part in freezing.partition(run.abstract_state.params, run.frozen)
     )
     epochs = run.durations.total * config.batch_size / len(run.train_source)
     progress.say(
-        f'{run.title}: {learning:,} trainable parameters'
+        f'{run.title}: {trainable:,} trainable parameters'
         + (f' ({frozen:,} frozen)' if frozen else '')
-        + f', pictures of {config.image_size}x{config.image_size}, {config.dtype}\n'
+        + f', images of {config.image_size}x{config.image_size}, {config.dtype}\n'
         f'{len(run.train_source):,} {dataset.train_split} and '
         f'{len(run.eval_source):,} {dataset.eval_split} examples, {dataset.num_classes} classes\n'
         f'{run.durations.total:,} steps of {config.batch_size}, {epochs:.1f} epochs, on '
@@ -287,29 +288,27 @@ def _introduce(run: Run, progress: Progress) -> None:
 
 
 def _finish(training: _Training) -> None:
-    """Waits for the last checkpoint and says what was reached and where everything is."""
+    """Waits for the last checkpoint and prints the results and the files."""
     run, progress, workdir = training.run, training.progress, training.workdir
     checkpoints = training.checkpoints
     checkpoints.wait()
     best, steps = checkpoints.best_step(), checkpoints.steps()
     unreadable = len(training.train_reader.unreadable)
     if unreadable:
-        progress.say(f'{unreadable} training pictures could not be read; others took their place')
+        progress.say(f'{unreadable} training images could not be read; others were used instead')
     if training.skipped:
-        progress.say(f'{training.skipped} steps were not finite and were left out')
-    evaluations = [r for r in writers.read(workdir / 'metrics.jsonl') if 'weights' in r]
+        progress.say(f'{training.skipped} steps were not finite and were skipped')
+    evaluations = [e for e in writers.read(workdir / 'metrics.jsonl') if 'weights' in e]
     if evaluations:
         last = evaluations[-1]  # averaged weights are written after live ones
-        progress.say(
-            f'final {run.config.dataset.eval_split} accuracy: {last["top1"]:.4f} '
-            f'(top-5 {last["top5"]:.4f}, {last["weights"]} weights, '
-            f'{last["examples"]:,} examples), after {duration(progress.seconds)} of training'
-        )
+        line = metrics.results_line(last['split'], last['weights'], last)
+        progress.say(f'final {line}, after {duration(progress.seconds)} of training')
+    label = metrics.by_name(run.config.best).label
     progress.say(
         f'in {workdir}:\n'
         f'  curves.png     the training curves\n'
         f'  metrics.jsonl  every number (TensorBoard: tensorboard --logdir {workdir})\n'
-        f'  checkpoints/   steps {", ".join(map(str, steps))}; best top-1 at {best}'
+        f'  checkpoints/   steps {", ".join(map(str, steps))}; best {label} at {best}'
         + (
             f' ({checkpoints.count} saved; training waited {checkpoints.blocked:.2f} s at most)\n'
             if checkpoints.count

@@ -1,29 +1,88 @@
-"""Accuracy from logits, one value a picture; and MAP@100, of pictures of several classes.
+"""Metrics: what an evaluation measures, one value each.
 
-The paper measures networks for JFT by MAP@100 on FastEval14k, each class weighted by how common it
-is on social media (section 4.1). That has two readings: `average_precision` goes through the
-classes of a picture, `PooledRankings` through the pictures of a class. Both are between 0 and 1.
-Neither the pictures nor the weights are public, nor is the scale of the paper's 6.70 known: no
-value is comparable to its own.
+To add one, append a `Metric` to `METRICS`: the evaluation step updates it, `metrics.jsonl`, the log
+and the curves show it, and `config.best` can name it.
 """
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-DEPTH = 100  # classes of a picture that are looked at
+from xception_flax.training import losses, ranking
+
+Array = jax.Array
+Totals = Any  # a pytree of arrays
 
 
-def in_top(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """What is evaluated.
+
+    Attributes:
+      loss: name of the loss, 'softmax' or 'sigmoid'.
+      class_weights: weight of each class in MAP@100, `[C]`.
+      subset: the classes that occur, where they are not all; else ().
+    """
+
+    loss: str
+    class_weights: np.ndarray
+    subset: Sequence[int] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A number that an evaluation measures.
+
+    Attributes:
+      name: its key in `metrics.jsonl`.
+      label: its name for people.
+      update: `(logits [N, C], labels [N] or [N, C] of 0 and 1, counted [N] bool, task) -> totals`
+        of a batch, a pytree; None where the metric does not apply. It is traced by JAX.
+      compute: `(totals, task) -> float` of the whole evaluation.
+      gathered: whether `compute` takes the totals of all batches concatenated along their first
+        axis; else they are added.
+      higher_is_better: which of two values is better.
+      logged: whether the log of training batches shows it, too.
+      drawn: whether the curves show it.
+      log_scale: whether they do so on a logarithmic axis.
+    """
+
+    name: str
+    label: str
+    update: Callable[[Array, Array, Array, Task], Totals | None]
+    compute: Callable[[Totals, Task], Any]
+    gathered: bool = False
+    higher_is_better: bool = True
+    logged: bool = False
+    drawn: bool = True
+    log_scale: bool = False
+
+
+def mean_over_images(values: Array, counted: Array) -> Totals:
+    """The totals for `mean`, of one value per image, `[N]`."""
+    return {'sum': jnp.sum(jnp.where(counted, values, 0)), 'count': jnp.sum(counted)}
+
+
+def mean(totals: Totals, task: Task) -> Any:
+    """The mean over images; 0 if there is none."""
+    return totals['sum'] / (totals['count'] + (totals['count'] == 0))
+
+
+def in_top(logits: Array, labels: Array, k: int) -> Array:
     """Whether the true class, or one of several, is among the `k` largest logits.
 
-    Of equal logits the one with the lower index counts as the larger, as in `argmax`; a logit that
-    is not a number counts as wrong.
+    Of equal logits the one with the lower index counts as the larger, as in `argmax`. An image is
+    wrong if its true logit is not finite or it has no label.
 
     Args:
       logits: `[N, C]`.
-      labels: `[N]` int32, or `[N, C]` of 0 and 1 (of no class at all: wrong).
-      k: how many to look at.
+      labels: `[N]` int32, or `[N, C]` of 0 and 1.
+      k: number of logits that count.
 
     Returns:
       `[N]` float32 of 0 and 1.
@@ -39,102 +98,128 @@ def in_top(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     return ((ahead.sum(1) < k) & jnp.isfinite(true[:, 0]) & known).astype(jnp.float32)
 
 
-# What a network says of a batch of pictures of several classes: 'classes', 'scores' and 'hits'
-# `[N, K]`, best first, and 'positives' `[C]`, the number of pictures of each class.
-Ranking = dict[str, jax.Array]
+def _top(logits: Array, labels: Array, counted: Array, task: Task, k: int) -> Totals:
+    return mean_over_images(in_top(logits, labels, k), counted)
 
 
-def rank(scores: jax.Array, labels: jax.Array, counted: jax.Array, depth: int = DEPTH) -> Ranking:
-    """The best classes of each picture, and whether they are right.
+def _top_of_subset(
+    logits: Array, labels: Array, counted: Array, task: Task, k: int
+) -> Totals | None:
+    if not len(task.subset):
+        return None
+    within = np.isin(np.arange(logits.shape[1]), task.subset)
+    return _top(jnp.where(within, logits, -jnp.inf), labels, counted, task, k)
 
-    Args:
-      scores: `[N, C]`, comparable between pictures.
-      labels: `[N, C]` of 0 and 1.
-      counted: `[N]`, whether a picture counts; the classes of the others are -1.
-      depth: how many classes to take, of all if there are fewer.
-    """
-    # Neither a score that is no number nor its class counts for anything.
-    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores).astype(jnp.float32)
-    best, classes = jax.lax.top_k(scores, min(depth, scores.shape[1]))
-    hits = (jnp.take_along_axis(labels, classes, 1) > 0) & (best > -jnp.inf) & counted[:, None]
+
+def _loss(logits: Array, labels: Array, counted: Array, task: Task) -> Totals:
+    targets = losses.as_targets(labels, logits.shape[1], task.loss)
+    return mean_over_images(losses.LOSSES[task.loss](logits, targets), counted)
+
+
+def _rank(logits: Array, labels: Array, counted: Array, task: Task) -> ranking.Ranking | None:
+    if labels.ndim == 1:
+        return None
+    # Logits of softmax are not comparable between images, probabilities are.
+    scores = jax.nn.log_softmax(logits) if task.loss == 'softmax' else logits
+    return ranking.rank(scores, labels, counted)
+
+
+def _average_precision(logits: Array, labels: Array, counted: Array, task: Task) -> Totals | None:
+    ranked = _rank(logits, labels, counted, task)
+    if ranked is None:
+        return None
+    found = ranking.average_precision(ranked, labels, jnp.asarray(task.class_weights))
+    return mean_over_images(found, counted & ~jnp.isnan(found))
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric('top1', 'top-1', functools.partial(_top, k=1), mean, logged=True),
+    Metric('top5', 'top-5', functools.partial(_top, k=5), mean, drawn=False),
+    # Where only some classes occur: among these.
+    Metric(
+        'top1_subset', 'top-1 among its classes', functools.partial(_top_of_subset, k=1), mean,
+        drawn=False,
+    ),
+    Metric(
+        'top5_subset', 'top-5 among its classes', functools.partial(_top_of_subset, k=5), mean,
+        drawn=False,
+    ),
+    # Of multi-label images: the two readings of MAP@100 (training/ranking.py).
+    Metric('map100_pictures', 'MAP@100 over images', _average_precision, mean),
+    Metric(
+        'map100_classes', 'MAP@100 over classes', _rank,
+        lambda totals, task: ranking.mean_average_precision(totals, task.class_weights),
+        gathered=True,
+    ),
+    Metric('loss', 'loss', _loss, mean, higher_is_better=False, log_scale=True),
+)  # fmt: skip
+
+
+def by_name(name: str) -> Metric:
+    """The metric of that name."""
+    return next(metric for metric in METRICS if metric.name == name)
+
+
+def applicable(task: Task, num_classes: int, multi_label: bool) -> list[str]:
+    """The names of the metrics that apply; labels are `[N, C]` if `multi_label`, else `[N]`."""
+    rows = jax.ShapeDtypeStruct((1, num_classes), jnp.float32)
+    labels = rows if multi_label else jax.ShapeDtypeStruct((1,), jnp.int32)
+    counted = jax.ShapeDtypeStruct((1,), bool)
+    return list(jax.eval_shape(functools.partial(updates, task=task), rows, labels, counted))
+
+
+def updates(logits: Array, labels: Array, counted: Array, task: Task) -> dict[str, Totals]:
+    """The totals of one batch, of each metric that applies, by its name."""
+    found = {m.name: m.update(logits, labels, counted, task) for m in METRICS}
+    return {name: totals for name, totals in found.items() if totals is not None}
+
+
+def logged(logits: Array, labels: Array, task: Task) -> dict[str, Array]:
+    """The metrics that the log of training shows, of one batch."""
+    counted = jnp.ones(len(logits), bool)
     return {
-        'classes': jnp.where(counted[:, None], classes, -1),
-        'scores': best,
-        'hits': hits,
-        'positives': jnp.sum((labels > 0) & counted[:, None], 0),
+        m.name: m.compute(m.update(logits, labels, counted, task), task)
+        for m in METRICS
+        if m.logged
     }
 
 
-def average_precision(ranking: Ranking, labels: jax.Array, weights: jax.Array) -> jax.Array:
-    """AP@K of each picture with its hits weighted by class: the first reading of MAP@100.
-
-    With `hit(r)` whether the class `c(r)` at rank r is one of the picture's, and `precision(r)` the
-    share of hits among the first r,
-
-        AP@K = sum over r <= K of w(c(r)) hit(r) precision(r) / W
-
-    where W is the sum of the picture's own K largest class weights, so that the best order gives 1.
-    With equal weights it is the AP@K of information retrieval, over min(K, number of classes).
-
-    Args:
-      ranking: of `rank`.
-      labels: `[N, C]` of 0 and 1.
-      weights: `[C]`, at least 0.
-
-    Returns:
-      `[N]` float32; NaN for a picture whose classes all weigh nothing.
-    """
-    hits = ranking['hits'].astype(jnp.float32)
-    depth = hits.shape[1]
-    # By keyword: jax2onnx, once imported, leaves a `cumsum` that takes nothing else.
-    precision = jnp.cumsum(hits, axis=1) / jnp.arange(1, depth + 1)
-    gained = jnp.sum(weights[ranking['classes']] * hits * precision, 1)
-    possible = jax.lax.top_k(jnp.where(labels > 0, weights, 0.0), depth)[0].sum(1)
-    return (gained / possible).astype(jnp.float32)
-
-
-class PooledRankings:
-    """The best classes of all pictures, pooled by class: the second reading of MAP@100.
-
-    It keeps K numbers a picture, whatever the number of classes.
-    """
+class Sums:
+    """The totals of all batches so far."""
 
     def __init__(self) -> None:
-        self._batches: list[dict[str, np.ndarray]] = []
-        self._positives: np.ndarray | int = 0
+        self._added: dict[str, Totals] = {}  # on the devices
+        self._gathered: dict[str, list[Totals]] = {}
 
-    def add(self, ranking: Ranking) -> None:
-        """Takes a batch, of all hosts."""
-        host = jax.device_get(ranking)
-        self._positives = self._positives + host['positives'].astype(np.int64)
-        counted = host['classes'] >= 0
-        self._batches.append({k: host[k][counted] for k in ('classes', 'scores', 'hits')})
+    def add(self, batch: dict[str, Totals]) -> None:
+        """Adds the `updates` of a batch; waits for the devices only where a metric gathers."""
+        gathered = {m.name for m in METRICS if m.gathered}
+        for name in gathered & batch.keys():
+            self._gathered.setdefault(name, []).append(jax.device_get(batch[name]))
+        new = {name: totals for name, totals in batch.items() if name not in gathered}
+        self._added = _add(self._added, new) if self._added else new
 
-    def mean_average_precision(self, weights: np.ndarray) -> float:
-        """The mean over classes, weighted by class, of the AP of each.
+    def block_until_ready(self) -> None:
+        """Waits until the devices have added everything."""
+        jax.block_until_ready(self._added)
 
-        The pictures that have a class among their K best are ranked by its score. Its AP is the sum
-        of the precision at each hit, over the number of all pictures of the class: those that have
-        it not among their K best are never found. Pictures of equal score share the precision
-        after the last of them, as in scikit-learn, so that no order of pictures counts. Classes of
-        which there is no picture are left out; 0 if no other weighs anything.
+    def compute(self, task: Task) -> dict[str, float]:
+        """The value of each metric."""
+        totals = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(self._added))
+        for name, batches in self._gathered.items():
+            totals[name] = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+        return {m.name: float(m.compute(totals[m.name], task)) for m in METRICS if m.name in totals}
 
-        Args:
-          weights: `[C]`, at least 0.
-        """
-        if not self._batches:
-            return 0.0
-        pooled = {k: np.concatenate([b[k] for b in self._batches]) for k in self._batches[0]}
-        order = np.lexsort((-pooled['scores'], pooled['classes']))
-        classes, scores, hits = (pooled[k][order] for k in ('classes', 'scores', 'hits'))
-        positives = np.asarray(self._positives)
-        found = np.concatenate([[0], np.cumsum(hits)])  # in the first n
-        starts = np.searchsorted(classes, classes)  # of each one's class
-        last = np.ones(len(classes), bool)  # of equal scores
-        last[:-1] = (classes[1:] != classes[:-1]) | (scores[1:] != scores[:-1])
-        ends = np.flatnonzero(last)[np.cumsum(last) - last] + 1
-        precision = (found[ends] - found[starts]) / (ends - starts)
-        gained = np.bincount(classes[hits], precision[hits], len(positives))
-        share = np.where(positives > 0, weights, 0.0).astype(np.float64)
-        total = share.sum()
-        return float((share * gained / np.maximum(positives, 1)).sum() / total) if total else 0.0
+
+@jax.jit
+def _add(total: Totals, new: Totals) -> Totals:
+    return jax.tree.map(jnp.add, total, new)
+
+
+def results_line(split: str, weights: str, values: dict[str, Any]) -> str:
+    """The results of an evaluation as one line; `values` may be an entry of `metrics.jsonl`."""
+    # An entry has values that are not finite as strings.
+    texts = [f'{m.label} {float(values[m.name]):.4f}' for m in METRICS if m.name in values]
+    return (
+        f'{split}, {weights} weights: {"  ".join(texts)}  ({round(values["examples"]):,} examples)'
+    )

@@ -1,4 +1,4 @@
-"""Where pictures come from: random access to records, by the name in `config.dataset.source`."""
+"""Sources of images, by the name in `config.dataset.source`: random access to records."""
 
 import contextlib
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 from ml_collections import ConfigDict
 
+from xception_flax.base.errors import UserError, nearest
 from xception_flax.data.sources import arrays, folder, tfds
 from xception_flax.data.sources.base import Source as Source
 from xception_flax.data.sources.base import check_label
-from xception_flax.runtime.errors import UserError, nearest
 
 SOURCES: dict[str, Callable[[ConfigDict, str], Source]] = {
     'tfds': tfds.load,
@@ -21,9 +21,9 @@ SOURCES: dict[str, Callable[[ConfigDict, str], Source]] = {
 
 
 def num_classes(config: ConfigDict) -> int:
-    """The config's number of classes, or its data's; 1000, ImageNet's, where the data is not there.
+    """The number of classes in the config, or in its data; 1000 (ImageNet) if there is no data.
 
-    For looking at a network without training it.
+    For programs that show a network without training it.
     """
     if config.dataset.num_classes is not None:
         return config.dataset.num_classes
@@ -38,7 +38,7 @@ def load(config: ConfigDict, split: str) -> Source:
 
     Args:
       config: the run's config.
-      split: name of the split, as the source calls it.
+      split: name of the split in the source.
 
     Raises:
       UserError: there is no such source, data set or split, or it is empty.
@@ -49,7 +49,7 @@ def load(config: ConfigDict, split: str) -> Source:
     source = SOURCES[name](config, split)
     if not len(source):
         raise UserError(f'split {split!r} of {name} is empty')
-    # A few now; the others when they are read, and what cannot be read is for the reader to count.
+    # Check a few labels now and the rest when read; `Reader` counts unreadable files.
     for index in np.linspace(0, len(source) - 1, 8).astype(int).tolist():
         with contextlib.suppress(OSError):
             check_label(source, index, source[index])

@@ -1,4 +1,4 @@
-"""Sources that are arrays in memory: digits, Fashion-MNIST, random pictures."""
+"""Sources that are arrays in memory: digits, Fashion-MNIST, random images."""
 
 import gzip
 import pathlib
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from xception_flax.base.errors import UserError
 from xception_flax.data.sources import tfds
 from xception_flax.data.sources.base import Record, Source
-from xception_flax.runtime.errors import UserError
 
 FASHION_CLASSES = (
     'T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat',
@@ -18,15 +18,15 @@ FASHION_CLASSES = (
 # Where Debian's package dataset-fashion-mnist puts the four files.
 FASHION_DIR = '/usr/share/datasets/fashion-mnist'
 SYNTHETIC_POOL = 64
-SYNTHETIC_EXAMPLES = {'train': 1_281_167, 'validation': 50_000}  # as many as ImageNet
+SYNTHETIC_EXAMPLES = {'train': 1_281_167, 'validation': 50_000}  # as in ImageNet
 FASHION_PREFIXES = {'train': 'train', 'test': 't10k'}
 
 
 class ArraySource:
-    """Pictures in an array of uint8, `[N, H, W]` (grey) or `[N, H, W, 3]`."""
+    """Images in an array of uint8, `[N, H, W]` (grey) or `[N, H, W, 3]`."""
 
-    def __init__(self, title: str, pictures: np.ndarray, labels: np.ndarray, names: Sequence[str]):
-        self.title, self.pictures, self.labels = title, pictures, labels
+    def __init__(self, title: str, images: np.ndarray, labels: np.ndarray, names: Sequence[str]):
+        self.title, self.images, self.labels = title, images, labels
         self.class_names = names
         self.num_classes = len(names)
 
@@ -34,17 +34,17 @@ class ArraySource:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Record:
-        return Record(picture=self.pictures[index], label=int(self.labels[index]))
+        return Record(image=self.images[index], label=int(self.labels[index]))
 
     def name(self, index: int) -> str:
-        """The data set's name and the picture's number in the split."""
+        """Name of the data set and number of the image in the split."""
         return f'{self.title}[{index}]'
 
 
 class SyntheticSource:
-    """Random pictures, `[size, size, 3]`, with random labels.
+    """Random images, `[size, size, 3]`, with random labels.
 
-    They come from a small pool, so that making them costs nothing.
+    The images come from a small pool, so they take no time to make.
     """
 
     def __init__(self, split: str, size: int, num_classes: int):
@@ -60,18 +60,18 @@ class SyntheticSource:
     def __getitem__(self, index: int) -> Record:
         # A multiplicative hash: labels look random and depend on the index alone.
         label = (index * 2_654_435_761 % 2**32) % self.num_classes
-        return Record(picture=self.pool[index % SYNTHETIC_POOL], label=label)
+        return Record(image=self.pool[index % SYNTHETIC_POOL], label=label)
 
     def name(self, index: int) -> str:
-        """The picture's number."""
+        """The image's number."""
         return f'synthetic[{index}]'
 
 
 def load_digits(config: ConfigDict, split: str) -> Source:
     """Opens scikit-learn's digits: 1,797 real scans of 8x8 pixels, 10 classes.
 
-    It has no split of its own: a fixed permutation puts 360 pictures into 'test' and the other
-    1,437 into 'train'.
+    The data has no splits: a fixed permutation puts 360 images into 'test' and the other 1,437
+    into 'train'.
 
     Raises:
       UserError: the split is neither 'train' nor 'test'.
@@ -82,19 +82,19 @@ def load_digits(config: ConfigDict, split: str) -> Source:
     digits = load()
     order = np.random.RandomState(0).permutation(len(digits.target))
     chosen = order[:360] if split == 'test' else order[360:]
-    pictures = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+    images = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
     names = [str(name) for name in digits.target_names]
-    return ArraySource(f'digits/{split}', pictures, digits.target[chosen], names)
+    return ArraySource(f'digits/{split}', images, digits.target[chosen], names)
 
 
 def load_fashion_mnist(config: ConfigDict, split: str) -> Source:
-    """Opens Fashion-MNIST: 60,000 + 10,000 grey pictures of 28x28 pixels, 10 classes.
+    """Opens Fashion-MNIST: 60,000 + 10,000 grey images of 28x28 pixels, 10 classes.
 
-    It is read from the four IDX files in `config.dataset.data_dir` (by default where Debian's
-    package puts them) or, where they are not, as TFDS prepared it.
+    It is read from four IDX files in `config.dataset.data_dir` (by default the folder of Debian's
+    package) or, if they are missing, from TFDS.
 
     Raises:
-      UserError: the split is neither 'train' nor 'test', or the data is in neither place.
+      UserError: the split is neither 'train' nor 'test', or the data is not found.
     """
     _check_split('fashion_mnist', split, tuple(FASHION_PREFIXES))
     folder = pathlib.Path(config.dataset.data_dir or FASHION_DIR).expanduser()
@@ -102,12 +102,10 @@ def load_fashion_mnist(config: ConfigDict, split: str) -> Source:
     files = [folder / f'{prefix}-{kind}' for kind in ('images-idx3-ubyte', 'labels-idx1-ubyte')]
     paths = [next((p for p in (f, f.with_name(f.name + '.gz')) if p.exists()), f) for f in files]
     if all(path.exists() for path in paths):
-        pictures, labels = (read_idx(path) for path in paths)
-        if len(pictures) != len(labels):
-            raise UserError(
-                f'{paths[0]} has {len(pictures)} pictures, {paths[1]} {len(labels)} labels'
-            )
-        return ArraySource(f'fashion_mnist/{split}', pictures, labels, FASHION_CLASSES)
+        images, labels = (read_idx(path) for path in paths)
+        if len(images) != len(labels):
+            raise UserError(f'{paths[0]} has {len(images)} images, {paths[1]} {len(labels)} labels')
+        return ArraySource(f'fashion_mnist/{split}', images, labels, FASHION_CLASSES)
     try:
         return tfds.open_split('fashion_mnist', '', config.dataset.data_dir, split)
     except UserError as error:
@@ -118,7 +116,7 @@ def load_fashion_mnist(config: ConfigDict, split: str) -> Source:
 
 
 def load_synthetic(config: ConfigDict, split: str) -> Source:
-    """Makes random pictures of the network's input size, to measure speed without data.
+    """Makes random images of the network's input size, to measure speed without data.
 
     Raises:
       UserError: the split is neither 'train' nor 'validation'.
@@ -131,7 +129,7 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
     """Reads an IDX file of unsigned bytes (Yann LeCun's format), gzipped or not.
 
     Raises:
-      UserError: it is no such file, or it is damaged.
+      UserError: the file is not an IDX file, or is damaged.
     """
     try:
         data = path.read_bytes()

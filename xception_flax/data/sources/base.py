@@ -1,18 +1,18 @@
-"""What every source gives."""
+"""The interface of a source."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypedDict
 
 import numpy as np
 
-from xception_flax.runtime.errors import UserError
+from xception_flax.base.errors import UserError
 
 
 class Record(TypedDict):
-    """One picture, as it is stored, and its class or classes."""
+    """One image, as it is stored, and its class or classes."""
 
-    picture: bytes | np.ndarray  # an encoded file, or uint8 [H, W] or [H, W, 3]
-    label: int | np.ndarray  # or, where there may be several, [C] of 0 and 1
+    image: bytes | np.ndarray  # an encoded file, or uint8 [H, W] or [H, W, 3]
+    label: int | np.ndarray  # a class, or for multi-label images [C] of 0 and 1
 
 
 class Source(Protocol):
@@ -33,14 +33,14 @@ class Source(Protocol):
         """The record `index`, from 0."""
 
     def name(self, index: int) -> str:
-        """What to call the record in a message, such as its path."""
+        """Name of the record in messages, such as its path."""
 
 
 def check_label(source: Source, index: int, record: Record) -> None:
     """Checks that a label is a class of the source.
 
     Raises:
-      UserError: it is not; names the record.
+      UserError: it is not; the message names the record.
     """
     label, classes = np.asarray(record['label']), source.num_classes
     fits = 0 <= label < classes if label.ndim == 0 else label.shape == (classes,)

@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 
+from xception_flax.base.errors import UserError
 from xception_flax.data.sources.base import Record, Source
-from xception_flax.runtime.errors import UserError
 
 
 class RemainingSource:
@@ -24,29 +24,30 @@ class RemainingSource:
         return self.source[int(self.kept[index])]
 
     def name(self, index: int) -> str:
-        """What the source calls it."""
+        """Name of the record in the source."""
         return self.source.name(int(self.kept[index]))
 
 
-def exclude(source: Source, path: pathlib.Path, threads: int) -> tuple[Source, list[str]]:
-    """Leaves out the records that a file lists, one a line; reads the names of all.
+def exclude(source: Source, file: str, threads: int) -> tuple[Source, list[str]]:
+    """Leaves out the records that a file lists, one per line; reads the names of all records.
 
-    A line is a file name, with or without its folders, or the number that it ends in: 36 is
-    ILSVRC2012_val_00000036.JPEG. So ImageNet's own list can be given as it is, the devkit's
-    ILSVRC2014_clsloc_validation_blacklist.txt, which holds numbers of validation pictures.
-    Where pictures have no file names, a number is the picture's place, from 0.
+    A line is a file name, with or without folders, or the number at its end: 36 means
+    ILSVRC2012_val_00000036.JPEG. So ImageNet's own list of validation images works as it is
+    (ILSVRC2014_clsloc_validation_blacklist.txt in the devkit). If images have no file names, a
+    number is the index of a record, from 0.
 
     Args:
       source: a split.
-      path: the list.
-      threads: how many read at once.
+      file: path of the list.
+      threads: number of threads that read.
 
     Returns:
-      What is left, and the lines that are of no record.
+      The remaining source, and the lines that match no record.
 
     Raises:
-      UserError: there is no such file, or nothing would be left.
+      UserError: the file cannot be read, or no record would remain.
     """
+    path = pathlib.Path(file).expanduser()
     try:
         lines = dict.fromkeys(line.strip() for line in path.read_text('utf-8').splitlines())
     except (OSError, ValueError) as error:
@@ -57,13 +58,13 @@ def exclude(source: Source, path: pathlib.Path, threads: int) -> tuple[Source, l
     listed = [lines.keys() & _aliases(name) for name in names]
     kept = np.array([index for index, found in enumerate(listed) if not found], int)
     if not len(kept):
-        raise UserError(f'--exclude={path} leaves none of the {len(names)} pictures')
+        raise UserError(f'--exclude={path} leaves none of the {len(names)} images')
     matched = set().union(*listed)
     return RemainingSource(source, kept), [line for line in lines if line not in matched]
 
 
 def _aliases(name: str) -> set[str]:
-    """What a list may call the record: its path from any folder on, or its number."""
+    """The names of a record in a list: its path from any folder on, and its number."""
     parts = name.rpartition(' ')[2].split('/')
     paths = {'/'.join(parts[start:]) for start in range(len(parts))}
     number = re.search(r'(\d+)(\.\w+|\])?$', name)

@@ -1,21 +1,21 @@
-"""A directory of class folders: `data_dir/split/class/picture`."""
+"""A directory of class folders: `data_dir/split/class/image`."""
 
 import os
 import pathlib
 
 from ml_collections import ConfigDict
 
+from xception_flax.base.errors import UserError
 from xception_flax.data.sources.base import Record, Source
-from xception_flax.runtime.errors import UserError
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png')
 
 
 class FolderSource:
-    """The pictures of one split, classes and files in the order of their names.
+    """The images of one split, sorted by class and file name.
 
     Raises:
-      UserError: a class has no picture.
+      UserError: a class has no image.
     """
 
     def __init__(self, root: pathlib.Path, class_names: list[str]):
@@ -24,23 +24,23 @@ class FolderSource:
         self.files: list[tuple[str, int]] = []
         for label, name in enumerate(class_names):
             found = sorted(entry.name for entry in os.scandir(root / name))
-            pictures = [file for file in found if file.lower().endswith(EXTENSIONS)]
-            if not pictures:
+            images = [file for file in found if file.lower().endswith(EXTENSIONS)]
+            if not images:
                 raise UserError(
-                    f'{root / name} has no pictures (*.jpg, *.jpeg, *.png); add some, or take the '
-                    'folder away'
+                    f'{root / name} has no images (*.jpg, *.jpeg, *.png); add some, or remove '
+                    'the folder'
                 )
-            self.files += [(f'{name}/{file}', label) for file in pictures]
+            self.files += [(f'{name}/{file}', label) for file in images]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Record:
         path, label = self.files[index]
-        return Record(picture=(self.root / path).read_bytes(), label=label)
+        return Record(image=(self.root / path).read_bytes(), label=label)
 
     def name(self, index: int) -> str:
-        """The picture's path."""
+        """The image's path."""
         return str(self.root / self.files[index][0])
 
 
@@ -48,10 +48,10 @@ def load(config: ConfigDict, split: str) -> Source:
     """Opens `config.dataset.data_dir/split`.
 
     Raises:
-      UserError: there is no such folder, or no class folder with a picture in it.
+      UserError: there is no such folder, or no class folder with an image in it.
     """
     if not config.dataset.data_dir:
-        raise UserError('config.dataset.data_dir is not set: name the folder that holds the splits')
+        raise UserError('config.dataset.data_dir is not set: give the folder that holds the splits')
     data_dir = pathlib.Path(config.dataset.data_dir).expanduser()
     if not data_dir.is_dir():
         raise UserError(f'config.dataset.data_dir: there is no folder {data_dir}')
@@ -64,7 +64,7 @@ def load(config: ConfigDict, split: str) -> Source:
     root = data_dir / split
     classes = _folders(root)
     if not classes:
-        raise UserError(f'{root} has no class folders: pictures are looked for as {root}/CLASS/*')
+        raise UserError(f'{root} has no class folders: images are expected as {root}/CLASS/*')
     return FolderSource(root, classes)
 
 

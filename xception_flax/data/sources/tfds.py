@@ -7,29 +7,29 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from xception_flax.base.errors import UserError
 from xception_flax.data.sources.base import Record, Source
-from xception_flax.runtime.errors import UserError
 
-# Features that hold a picture's class or classes, in the order in which they are looked for.
+# Features that hold the class or the classes of an image, in order of preference.
 LABELS = ('label', 'real_label', 'correct_multi_labels', 'objects_trainable', 'objects')
 FILE_NAMES = ('file_name', 'image/filename')
 
 
 class TfdsSource:
-    """One split of a prepared data set, its pictures still encoded.
+    """One split of a prepared data set, with images still encoded.
 
-    A feature that is a sequence of classes gives labels `[C]` of 0 and 1. Where it says how sure
-    each class is, in tenths, those below `confidence` are left out; Open Images has classes that
-    are surely not in the picture, with a confidence of 0.
+    A feature that is a sequence of classes gives labels `[C]` of 0 and 1. If classes have a
+    confidence, in tenths, those below `confidence` are dropped; in Open Images, confidence 0 marks
+    classes that are verified to be absent.
     """
 
     def __init__(self, title: str, records: Any, features: Any, label: str, confidence: float):
         self.title, self.records, self.label, self.confidence = title, records, label, confidence
         sequence = features[label]
         element = getattr(sequence, 'feature', sequence)
-        self.several = element is not sequence
-        self.says_how_sure = hasattr(element, 'items')  # a dictionary, as Open Images has it
-        classes = element['label'] if self.says_how_sure else element
+        self.multi_label = element is not sequence
+        self.has_confidence = hasattr(element, 'items')  # a dictionary, as in Open Images
+        classes = element['label'] if self.has_confidence else element
         self.num_classes, self.class_names = classes.num_classes, classes.names
         self.file_name = next((name for name in FILE_NAMES if name in features), '')
 
@@ -39,31 +39,31 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Record:
         record = self.records[index]
         found = record[self.label]
-        if not self.several:
-            return Record(picture=record['image'], label=int(found))
-        if self.says_how_sure:
-            sure = np.asarray(found['confidence']) >= 10 * self.confidence
-            found = np.asarray(found['label'])[sure]
+        if not self.multi_label:
+            return Record(image=record['image'], label=int(found))
+        if self.has_confidence:
+            confident = np.asarray(found['confidence']) >= 10 * self.confidence
+            found = np.asarray(found['label'])[confident]
         label = np.zeros(self.num_classes, np.int32)
         label[np.asarray(found, int)] = 1
-        return Record(picture=record['image'], label=label)
+        return Record(image=record['image'], label=label)
 
     def name(self, index: int) -> str:
-        """The data set, the split and the record's number, and its file name where there is one."""
+        """Data set, split and number of the record, and its file name if it has one."""
         file = self.records[index][self.file_name] if self.file_name else b''
         return f'{self.title}[{index}] {file.decode(errors="replace")}'.strip()
 
 
 def load(config: ConfigDict, split: str) -> Source:
-    """Opens a split of the data set `config.dataset.name`, as the other settings there say.
+    """Opens a split of the TFDS data set that `config.dataset` describes.
 
     Raises:
-      UserError: it is not there, not in ArrayRecord format, or no image classification set.
+      UserError: the data set is missing, not in ArrayRecord format, or not for classification.
     """
     d = config.dataset
     if not d.name:
         raise UserError(
-            "config.dataset.name is not set: name a TFDS data set, such as 'imagenet2012'"
+            "config.dataset.name is not set: give a TFDS data set, such as 'imagenet2012'"
         )
     return open_split(d.name, d.version, d.data_dir, split, d.label, d.confidence)
 
@@ -74,15 +74,15 @@ def open_split(
     """Opens a prepared data set.
 
     Args:
-      name: its name, with its config if it has several ('imagenet_v2/topimages').
-      version: its version; '' for the newest that is prepared.
+      name: name, with the config if there are several ('imagenet_v2/topimages').
+      version: version; '' for the newest that is prepared.
       data_dir: TFDS's folder; '' for $TFDS_DATA_DIR or ~/tensorflow_datasets.
       split: a split in TFDS's language, such as 'train' or 'train[:1%]'.
       label: the feature that holds the classes; '' for the first of `LABELS`.
-      confidence: a class that is less sure than this, of 1, is none.
+      confidence: labels below this confidence, 0 to 1, are dropped.
 
     Raises:
-      UserError: it is not there, not in ArrayRecord format, or no image classification set.
+      UserError: the data set is missing, not in ArrayRecord format, or not for classification.
     """
     root = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
     folder = _version_folder(pathlib.Path(root).expanduser(), name, version)

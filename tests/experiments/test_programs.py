@@ -1,0 +1,32 @@
+"""The programs in experiments/ as a whole."""
+
+import ast
+
+import pytest
+from helpers import ROOT
+
+PROGRAMS = [
+    path
+    for path in sorted((ROOT / 'experiments').rglob('*.py'))
+    if "if __name__ == '__main__':" in path.read_text(encoding='utf-8')
+]
+
+
+def test_a_program_has_its_command_in_its_docstring():
+    assert len(PROGRAMS) > 10
+    for path in PROGRAMS:
+        documentation = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
+        relative = path.relative_to(ROOT)
+        module = '.'.join(relative.with_suffix('').parts)
+        assert f'python -m {module}' in documentation or f'python {relative}' in documentation
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', PROGRAMS, ids=lambda path: path.stem)
+def test_help_shows_the_docstring(path, program):
+    relative = path.relative_to(ROOT)
+    module = '.'.join(relative.with_suffix('').parts)
+    text = path.read_text(encoding='utf-8')
+    as_module = f'python -m {module}' in text
+    output = program(*(('-m', module) if as_module else (str(relative),)), '--help')
+    assert ast.get_docstring(ast.parse(text)).splitlines()[0] in output

@@ -1,0 +1,78 @@
+"""Files written by PyTorch itself (data/make.py)."""
+
+import os
+import pathlib
+import pickle
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from xception_flax.base.errors import UserError
+from xception_flax.weights import pth
+
+DATA = pathlib.Path(__file__).parent / 'data'
+TABLE = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+@pytest.mark.parametrize('file', ['new.pth', 'old.pth', 'wrapped.pth'])
+def test_tensors_are_read_as_they_were_saved(file):
+    tensors = pth.read(DATA / file)
+    expected = {
+        'plain': TABLE,
+        'transposed': TABLE.T,
+        'part': np.float32([6, 10]),
+        'half': np.float16([1.5, -2]),
+        'brain': np.array([1.5, -2], ml_dtypes.bfloat16),
+        'count': np.int64(7),
+        'parameter': np.float32([0.5]),
+        'empty': np.zeros((0, 3), np.float32),
+    }
+    assert list(tensors) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(tensors[name], value)
+        assert tensors[name].dtype == value.dtype
+
+
+def test_a_whole_module_is_refused():
+    with pytest.raises(UserError, match=r'calls torch\.nn\.modules\.linear\.Linear'):
+        pth.read(DATA / 'module.pth')
+
+
+class Command:
+    def __reduce__(self):
+        return os.system, ('touch harm',)
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_no_code_of_a_file_runs(zipped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / 'evil.pth'
+    payload = pickle.dumps({'state_dict': Command()})
+    if zipped:
+        with zipfile.ZipFile(file, 'w') as archive:
+            archive.writestr('evil/data.pkl', payload)
+    else:
+        file.write_bytes(pickle.dumps(pth.MAGIC) + pickle.dumps(1001) + pickle.dumps({}) + payload)
+    with pytest.raises(UserError, match=r'calls (posix|nt)\.system'):
+        pth.read(file)
+    assert not (tmp_path / 'harm').exists()
+
+
+@pytest.mark.parametrize('file', ['new.pth', 'old.pth'])
+@pytest.mark.parametrize('fraction', [0.0, 0.3, 0.6, 0.95])
+def test_a_file_that_ends_too_early_is_an_error(file, fraction, tmp_path):
+    data = (DATA / file).read_bytes()
+    cut = tmp_path / file
+    cut.write_bytes(data[: int(fraction * len(data))])
+    with pytest.raises(Exception):  # noqa: B017, PT011 - files.read makes a UserError of it
+        pth.read(cut)
+
+
+def test_a_tensor_cannot_reach_beyond_its_storage():
+    storage = pth._Storage(np.dtype(np.float32), lambda: bytes(16))
+    with pytest.raises(ValueError, match='beyond its storage'):
+        pth._Tensor(storage, 0, (5,), (1,))()
+    with pytest.raises(ValueError, match='beyond its storage'):
+        pth._Tensor(storage, 0, (2,), (-1,))()

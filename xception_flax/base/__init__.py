@@ -1,0 +1,1 @@
+"""Errors, processes, the mesh, signals, memory. Imports none of the other folders."""

@@ -1,0 +1,15 @@
+"""Errors that the user can fix, reported in one line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """States what is wrong, where, and what to do; programs print it without a traceback."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error about the unknown `word`: the nearest known word, or all of them."""
+    known = list(known)
+    matches = difflib.get_close_matches(word, known, n=1)
+    return f'; did you mean {matches[0]!r}?' if matches else f'; choose from {sorted(known)}'

@@ -1,0 +1,40 @@
+"""The mesh: the devices of all processes in a row, over which a batch is sharded."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from xception_flax.base.signals import StopSignals
+
+
+def make_mesh() -> Mesh:
+    """All devices along the axis 'data', those of one process side by side."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), ('data',), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Replicated on every device: weights, optimizer state, metrics."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """Sharded along the first axis: batches."""
+    return NamedSharding(mesh, PartitionSpec('data'))
+
+
+def global_batches(
+    mesh: Mesh, batches: Iterator[dict], stop: StopSignals | None = None
+) -> Iterator[dict[str, jax.Array]]:
+    """Makes global arrays, sharded over the devices, of this process's `batches`; copies are async.
+
+    A stop request travels in the batch, as 'stop' `[B]`, so every process sees it in the same
+    step's metrics, without extra communication (`processes.stop_agreed`).
+    """
+    sharding = sharded(mesh)
+    for batch in batches:
+        if stop is not None and jax.process_count() > 1:
+            batch['stop'] = np.full(len(batch['label']), bool(stop.requested), np.float32)
+        yield jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -1,1 +1,0 @@
-"""What a program will need and take on TPUs that are not there, by the compiler's own account."""

@@ -1,0 +1,191 @@
+"""Writes trained networks: for other libraries, as programs, and as the folder of a run."""
+
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from ml_collections import ConfigDict
+
+from xception_flax.base.errors import UserError
+from xception_flax.models import Network
+from xception_flax.runtime import workdirs
+from xception_flax.runtime.checkpoints import Checkpoint, Checkpoints, TrainState
+from xception_flax.weights import export, keras_names, timm_names
+from xception_flax.weights.arrays import Arrays, by_path, set_network
+
+
+def save(
+    path: str | os.PathLike[str],
+    model: Network,
+    variables: dict[str, Any],
+    config: ConfigDict,
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """Writes a network; see `Trained.save`, whose fields these are.
+
+    Raises:
+      UserError: the path exists or has another ending, or the format has no such network.
+    """
+    target = check_target(path)
+    config = config.copy_and_resolve_references()
+    set_network(config, model)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f'.partial-{target.name}')
+    if target.suffix:
+        _WRITERS[_kind(target)](partial, model, variables, config)
+    else:
+        _save_run(partial, variables, config, class_names)
+    partial.rename(target)
+
+
+def check_target(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path, checked to be one that `save` can write; else a `UserError` says why not."""
+    target = pathlib.Path(path).expanduser().absolute()
+    if target.exists():
+        raise UserError(f'{target} exists already; remove it, or give another name')
+    if target.suffix and _kind(target) not in _WRITERS:
+        raise UserError(
+            f'{target} has no ending of a format: for Keras it is .weights.h5, for timm '
+            '.safetensors, for programs .stablehlo or .onnx; the folder of a run has none'
+        )
+    return target
+
+
+def _kind(path: pathlib.Path) -> str:
+    return '.weights.h5' if path.name.endswith('.weights.h5') else path.suffix
+
+
+def differences(path: str | os.PathLike[str], model: Network, config: ConfigDict) -> list[str]:
+    """What the network of the library that reads `path` computes differently, in words."""
+    library = {'.weights.h5': 'keras', '.safetensors': 'timm'}.get(_kind(pathlib.Path(path)), '')
+    return [
+        f"{library}'s network has {what} (that is {option}={value!r} here)"
+        for option, (value, what) in _GRAPHS.get((library, config.model), {}).items()
+        if getattr(model, option) != value
+    ]
+
+
+# What networks of other libraries compute, by our options; the arrays fit in any case.
+_GRAPHS: dict[tuple[str, str], dict[str, tuple[Any, str]]] = {
+    ('keras', 'xception'): {
+        'variant': ('keras', 'max pools of padding SAME'),
+        'bn_epsilon': (1e-3, 'an epsilon of 1e-3 in batch norm'),
+    },
+    ('timm', 'xception'): {
+        'variant': ('timm', 'max pools of symmetric padding'),
+        'bn_epsilon': (1e-5, 'an epsilon of 1e-5 in batch norm'),
+    },
+    ('keras', 'inception_v3'): {'variant': ('slim', 'means that leave the padding out')},
+    ('timm', 'inception_v3'): {'variant': ('timm', 'means that count the padding')},
+}
+
+
+def _theirs(library: ModuleType, config: ConfigDict, variables: Any) -> Arrays:
+    """The arrays by the names of a library, in its layout."""
+    ours = {key: np.asarray(value) for key, value in by_path(variables).items()}
+    for key in [key for key in ours if key.endswith('/mean')]:  # a network without learned scales
+        ours.setdefault(key.removesuffix('mean') + 'scale', np.ones_like(ours[key]))
+    names = library.names(config.model, ours)
+    return {
+        names[key]: np.ascontiguousarray(library.to_theirs(value, key))
+        for key, value in ours.items()
+    }
+
+
+def _save_timm(path: pathlib.Path, model: Network, variables: Any, config: ConfigDict) -> None:
+    arrays = _theirs(timm_names, config, variables)
+    counters = {
+        name.replace('running_mean', 'num_batches_tracked'): np.zeros((), np.int64)
+        for name in arrays
+        if name.endswith('running_mean')
+    }
+    safetensors.numpy.save_file(arrays | counters, path, metadata={'format': 'pt'})
+
+
+APPLICATIONS = {
+    'xception': 'Xception',
+    'inception_v3': 'InceptionV3',
+    'vgg16': 'VGG16',
+    'resnet152': 'ResNet152',
+}
+RESNETS = {(3, 4, 6, 3): 'ResNet50', (3, 4, 23, 3): 'ResNet101', (3, 8, 36, 3): 'ResNet152'}
+
+
+def _save_keras(path: pathlib.Path, model: Network, variables: Any, config: ConfigDict) -> None:
+    """Fills the application of Keras and lets Keras write it."""
+    arrays = _theirs(keras_names, config, variables)
+    application = APPLICATIONS[config.model]
+    if config.model == 'resnet152':
+        application = RESNETS.get(tuple(config.resnet152.stages), application)
+    os.environ.setdefault('KERAS_BACKEND', 'jax')
+    try:
+        import keras
+    except ImportError:
+        raise UserError('writing a file of Keras needs Keras: pip install keras') from None
+    size = config.image_size
+    theirs = getattr(keras.applications, application)(
+        weights=None, classes=config.dataset.num_classes, input_shape=(size, size, 3)
+    )
+    names = keras_names.ranked(layer.name for layer in theirs.layers if layer.weights)
+    problems = []
+    for layer in theirs.layers:
+        for weight in layer.weights:
+            role = _ROLES.get(weight.name, weight.name)
+            value = arrays.pop(f'{names[layer.name]}/{role}', None)
+            if value is None or value.shape != tuple(weight.shape):
+                problems.append(f'{names[layer.name]}/{role} of {tuple(weight.shape)}')
+            else:
+                weight.assign(value)
+    # Inception V3 of Keras has no scales.
+    problems += [n for n, v in arrays.items() if not (n.endswith('/scale') and np.all(v == 1))]
+    if problems:
+        raise UserError(
+            f'the network is not {application} of Keras: they differ in {", ".join(problems[:5])}'
+        )
+    theirs.save_weights(path)
+
+
+_ROLES = {
+    'depthwise_kernel': 'depthwise',
+    'pointwise_kernel': 'pointwise',
+    'gamma': 'scale',
+    'beta': 'bias',
+    'moving_mean': 'mean',
+    'moving_variance': 'var',
+}
+
+
+def _save_run(
+    path: pathlib.Path,
+    variables: dict[str, Any],
+    config: ConfigDict,
+    class_names: Sequence[str] | None,
+) -> None:
+    path.mkdir()
+    config.ema_decay = 0.0
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables['params'],
+        batch_stats=variables.get('batch_stats', {}),
+        opt_state=(),
+        ema=None,
+        rng=jax.random.key_data(jax.random.key(0)),
+    )
+    checkpoints = Checkpoints(path)
+    checkpoints.save(Checkpoint(state))
+    checkpoints.close()
+    workdirs.write_settings(path, config, class_names)
+
+
+_WRITERS: dict[str, Callable[[pathlib.Path, Network, Any, ConfigDict], None]] = {
+    '.weights.h5': _save_keras,
+    '.safetensors': _save_timm,
+    '.stablehlo': export.save_stablehlo,
+    '.onnx': export.save_onnx,
+}

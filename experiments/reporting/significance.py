@@ -1,7 +1,7 @@
-"""Compares two networks by the results of a few seeds."""
+"""Compares two networks by the results of a few seeds each."""
 
 import dataclasses
-import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,44 +9,48 @@ from scipy import stats
 
 
 @dataclasses.dataclass(frozen=True)
-class Paired:
-    """The differences of two networks, seed by seed.
+class Difference:
+    """The difference of two means of independent runs, by Welch's t-test.
+
+    Runs of one seed share the order of examples, but the networks differ, and so do their initial
+    weights: their results are not paired.
 
     Attributes:
-      mean: mean difference.
-      low, high: 95 % interval of the mean by Student's t; NaN for one seed.
-      t_test: two-sided p of the paired t-test; NaN for one seed, or if all differences are equal.
-      permutation: two-sided p of the exact test that exchanges the two networks within seeds; with
-        n seeds it is 2 / 2**n or more.
-      seeds: number of seeds.
+      mean: difference of the means.
+      low, high: its 95 % interval; NaN if a network has one seed only.
+      p: two-sided; NaN if a network has one seed only, or if all its results are equal.
+      seeds: number of seeds of the two networks.
     """
 
     mean: float
     low: float
     high: float
-    t_test: float
-    permutation: float
-    seeds: int
+    p: float
+    seeds: tuple[int, int]
 
 
-def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
-    """Compares two networks by their results for the same seeds, in the same order."""
-    differences = np.subtract(ours, theirs)
-    n, mean = len(differences), float(np.mean(differences))
-    low = high = t_test = float('nan')
-    if n > 1:
-        error = float(np.std(differences, ddof=1)) / n**0.5
-        half = float(stats.t.ppf(0.975, n - 1)) * error
-        low, high = mean - half, mean + half
-        if error > 0:
-            t_test = float(2 * stats.t.sf(abs(mean) / error, n - 1))
-    return Paired(mean, low, high, t_test, _permutation(differences), n)
+def welch(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
+    """Compares the results of two networks, whose variances may differ."""
+    mean, seeds = float(np.mean(ours) - np.mean(theirs)), (len(ours), len(theirs))
+    if min(seeds) < 2:
+        return Difference(mean, math.nan, math.nan, math.nan, seeds)
+    if np.ptp(ours) == np.ptp(theirs) == 0:
+        return Difference(mean, mean, mean, math.nan, seeds)
+    test = stats.ttest_ind(ours, theirs, equal_var=False)
+    interval = test.confidence_interval(0.95)
+    return Difference(mean, float(interval.low), float(interval.high), float(test.pvalue), seeds)
 
 
-def _permutation(differences: np.ndarray) -> float:
-    if np.isnan(differences).any():
-        return float('nan')
-    signs = np.array(list(itertools.product((1, -1), repeat=len(differences))))
-    sums = np.abs(signs @ differences)
-    # Rounding must not separate a sum from the same sum in another order.
-    return float(np.mean(sums >= abs(differences.sum()) * (1 - 1e-9)))
+def holm(p: Sequence[float]) -> list[float]:
+    """Adjusts the p of several comparisons, so that one wrong finding among all has their level.
+
+    A NaN is no comparison, and stays NaN. Source: S. Holm, "A Simple Sequentially Rejective
+    Multiple Test Procedure", 1979.
+    """
+    adjusted = [math.nan] * len(p)
+    order = sorted((i for i, value in enumerate(p) if not math.isnan(value)), key=p.__getitem__)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p[index]))
+        adjusted[index] = largest
+    return adjusted

@@ -153,51 +153,56 @@ def costs(study: Study, measured: Sequence[Measured], speed: dict[str, Any]) -> 
 
 
 def comparisons(study: Study, measured: Sequence[Measured]) -> Table | None:
-    """Compares the first network with each other one, seed by seed; None if it is alone."""
+    """Compares the first network with each other one; None if it is alone."""
     metric = study.metrics[0]
     first, *others = measured
     if not others:
         return None
     scale = ', points' if in_percent(metric) else ''
     header = [
-        f'{first.variant.label} minus', f'{label(metric)}{scale}', '95 % interval',
-        't-test, p', 'permutation, p', 'seeds',
+        f'{first.variant.label} minus', f'{label(metric)}{scale}', '95 % interval', 'p', 'p, Holm',
+        'seeds',
     ]  # fmt: skip
     paper = _paper(study, metric)
     if paper:
         header += [paper_column(study), 'same sign?']
-    rows, ours = [], first.results(metric)
-    for other in others:
-        theirs = other.results(metric)
-        common = sorted(ours.keys() & theirs.keys())
-        row = [other.variant.label, *[NOT_RUN] * 4, '0']
-        found = None
-        if common:
-            found = significance.paired([ours[s] for s in common], [theirs[s] for s in common])
+    found = [_difference(metric, first, other) for other in others]
+    adjusted = significance.holm([one.p if one else math.nan for one in found])
+    rows = []
+    for other, difference, holm in zip(others, found, adjusted, strict=True):
+        row = [other.variant.label, *[NOT_RUN] * 4, NO_NUMBER]
+        if difference:
             row[1:] = [
-                number(metric, found.mean, signed=True),
-                _interval(metric, found),
-                _p(found.t_test),
-                _p(found.permutation),
-                str(len(common)),
+                number(metric, difference.mean, signed=True),
+                _interval(metric, difference),
+                _p(difference.p),
+                _p(holm),
+                ' and '.join(map(str, difference.seeds)),
             ]
         if paper:
             row += _agreement(
-                metric, found, paper.get(first.variant.name), paper.get(other.variant.name)
+                metric,
+                difference,
+                holm,
+                paper.get(first.variant.name),
+                paper.get(other.variant.name),
             )
         rows.append(row)
     note = (
-        'Differences within seeds: two runs of one seed share the order of examples and their '
-        'augmentation. The t-test assumes normal differences; with 3 seeds it has 2 degrees of '
-        'freedom. The permutation test assumes no distribution, but its p is 2 / 2^seeds or more: '
-        '0.25 for 3 seeds, 0.03 for 6. Neither covers the choice of test images. No correction '
-        'for several comparisons.'
+        "Welch's t-test for independent runs, which assumes normal results. Holm's p holds for all "
+        'comparisons of this table together: at 0.05 or above, a sign is undecided. Neither covers '
+        'the choice of test images.'
     )
     return Table('Comparisons', header, rows, note)
 
 
-def _interval(metric: str, found: significance.Paired) -> str:
-    if found.seeds == 1:
+def _difference(metric: str, ours: Measured, theirs: Measured) -> significance.Difference | None:
+    results = [list(one.results(metric).values()) for one in (ours, theirs)]
+    return significance.welch(*results) if all(results) else None
+
+
+def _interval(metric: str, found: significance.Difference) -> str:
+    if math.isnan(found.low):
         return 'one seed'
     return f'{number(metric, found.low, True)} to {number(metric, found.high, True)}'
 
@@ -207,15 +212,19 @@ def _p(p: float) -> str:
 
 
 def _agreement(
-    metric: str, found: significance.Paired | None, ours: float | None, theirs: float | None
+    metric: str,
+    found: significance.Difference | None,
+    holm: float,
+    ours: float | None,
+    theirs: float | None,
 ) -> list[str]:
-    """The paper's difference, and whether ours has its sign; undecided if the interval has 0."""
+    """The paper's difference, and whether ours has its sign, if Holm's p is below 0.05."""
     if ours is None or theirs is None:
         return [NO_NUMBER, NO_NUMBER]
     text = number(metric, ours - theirs, signed=True)
     if found is None:
         return [text, NOT_RUN]
-    if math.isnan(found.low) or found.low <= 0 <= found.high:
+    if not holm < 0.05:
         return [text, 'undecided']
     return [text, 'yes' if (found.mean > 0) == (ours > theirs) else 'no']
 

@@ -7,7 +7,6 @@ import re
 
 import pytest
 from helpers import small_config
-from scipy import stats
 
 from experiments import report, studies
 from experiments.reporting import collect, figures, significance, tables
@@ -75,50 +74,56 @@ def test_a_study_that_was_not_run_is_marked(tmp_path):
     for row in tables.results(STUDY, measured).rows:
         assert (row[1], row[3], row[4]) == ('not run', 'not run', '0 of 3')
     for row in tables.comparisons(STUDY, measured).rows:
-        assert (row[1:6], row[-1]) == (['not run'] * 4 + ['0'], 'not run')
+        assert row[1:6] == [*['not run'] * 4, tables.NO_NUMBER]
+        assert row[-1] == 'not run'
     for row in tables.listing(STUDY, measured).rows:
         assert row[-1] == 'not run'
 
 
-def test_networks_are_compared_seed_by_seed(measured):
+def test_networks_are_compared_as_independent_runs(measured):
     found = rows(tables.comparisons(STUDY, measured))
-    # 1, 2 and 0 points: mean 1, deviation 1, and Student's t of 2 degrees of freedom is 4.303.
+    # Variances of 4 and 7: standard error sqrt(11 / 3) = 1.915, 3.72 degrees of freedom, and their
+    # quantile of Student's t is 2.86.
     assert found['Inception V3'] == {
-        'top-1, points': '+1.00', '95 % interval': '-1.48 to +3.48', 't-test, p': '0.23',
-        'permutation, p': '0.5', 'seeds': '3', 'paper (ImageNet)': '+0.80',
-        'same sign?': 'undecided',
+        'top-1, points': '+1.00', '95 % interval': '-4.48 to +6.48', 'p': '0.63', 'p, Holm': '0.63',
+        'seeds': '3 and 3', 'paper (ImageNet)': '+0.80', 'same sign?': 'undecided',
     }  # fmt: skip
-    assert found['Xception, ELU between']['top-1, points'] == '-5.00'
+    assert found['Xception, ELU between']['top-1, points'] == '-3.00'
     assert found['Xception, ELU between']['95 % interval'] == 'one seed'
     assert found['Xception, ReLU between']['top-1, points'] == 'not run'
 
 
-def test_paired_tests_agree_with_scipy():
-    ours, theirs = [0.3, 0.7, 0.5, 0.9], [0.1, 0.8, 0.2, 0.4]
-    found = significance.paired(ours, theirs)
-    expected = stats.ttest_rel(ours, theirs)
-    interval = expected.confidence_interval(0.95)
-    # Both are float64; the difference is rounding.
-    assert found.t_test == pytest.approx(expected.pvalue, rel=1e-9)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
-    exact = stats.permutation_test(
-        (ours, theirs), lambda x, y: sum(x) - sum(y), permutation_type='samples', n_resamples=1000
-    )
-    assert found.permutation == pytest.approx(exact.pvalue, rel=1e-9)
-    assert significance.paired([1, 2, 3], [0, 0, 0]).permutation == 2 / 2**3
+def test_welch_agrees_with_r():
+    """What R prints for `t.test(extra ~ group, data = sleep)`, Student's own data."""
+    ours = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+    theirs = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+    found = significance.welch(ours, theirs)
+    assert found.p == pytest.approx(0.07939, abs=5e-6)
+    assert (found.low, found.high) == pytest.approx((-3.3654832, 0.2054832), abs=5e-8)
+    assert found.seeds == (10, 10)
 
 
-def test_equal_differences_have_no_t_test():
-    found = significance.paired([0.5, 0.5], [0.25, 0.25])
-    assert (found.low, found.high, found.seeds) == (0.25, 0.25, 2)
-    assert math.isnan(found.t_test)
+def test_equal_results_have_no_test():
+    found = significance.welch([0.5, 0.5], [0.25, 0.25])
+    assert (found.mean, found.low, found.high, found.seeds) == (0.25, 0.25, 0.25, (2, 2))
+    assert math.isnan(found.p)
 
 
-def test_agreement_needs_an_interval_without_zero():
-    clear = significance.Paired(0.01, 0.005, 0.015, 0.01, 0.25, 3)
-    assert tables._agreement('top1', clear, 0.79, 0.78) == ['+1.00', 'yes']
-    assert tables._agreement('top1', clear, 0.78, 0.79) == ['-1.00', 'no']
-    assert tables._agreement('top1', None, 0.78, 0.79) == ['-1.00', 'not run']
+def test_holm_agrees_with_r():
+    """The values of R's `p.adjust(p, 'holm')`."""
+    assert significance.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    found = significance.holm([0.4, math.nan, 0.6])
+    assert found[0::2] == pytest.approx([0.8, 0.8])
+    assert math.isnan(found[1])
+
+
+def test_agreement_needs_a_small_p():
+    found = significance.Difference(0.01, 0.005, 0.015, 0.01, (3, 3))
+    assert tables._agreement('top1', found, 0.04, 0.79, 0.78) == ['+1.00', 'yes']
+    assert tables._agreement('top1', found, 0.04, 0.78, 0.79) == ['-1.00', 'no']
+    assert tables._agreement('top1', found, 0.05, 0.78, 0.79) == ['-1.00', 'undecided']
+    assert tables._agreement('top1', found, math.nan, 0.78, 0.79) == ['-1.00', 'undecided']
+    assert tables._agreement('top1', None, math.nan, 0.78, 0.79) == ['-1.00', 'not run']
 
 
 def test_costs_are_counted_and_speeds_are_read(measured, workdir):
@@ -202,7 +207,7 @@ def test_a_new_metric_is_reported_without_further_change(tmp_path, monkeypatch):
     assert '| a | 0.125 | 50.00 | 1 |' in text
     assert '| b | nan | 50.00 | 1 |' in text
     no_number = tables.NO_NUMBER
-    assert f'| b | nan | one seed | {no_number} | {no_number} | 1 |' in text  # a minus b
+    assert f'| b | nan | one seed | {no_number} | {no_number} | 1 and 1 |' in text  # a minus b
     measured = collect.of_folder(tmp_path)
     curves = studies.PaperFigure('Curves', '', {'a': '', 'b': ''})
     study = studies.Study('', tuple(one.variant for one in measured), collect.metrics(measured))

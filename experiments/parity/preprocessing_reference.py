@@ -6,8 +6,8 @@ It needs torch, torchvision, timm and scikit-learn, in an environment of their o
     /tmp/timm/bin/python experiments/parity/preprocessing_reference.py
 
 It writes tests/data/preprocessing_reference.json: pixels of the images that their evaluation
-transforms give, and the distributions of the random crops that they draw. The file in the
-repository was made with timm 1.0.31, torchvision 0.29.1 and Pillow 12.3.
+transforms give, and the distributions of the random crops that they draw and of the rectangles that
+timm erases. It has the versions of the libraries, too.
 """
 
 import argparse
@@ -37,6 +37,7 @@ EVALUATIONS = (
 )
 EVERY = 17  # pixels between those that are recorded, in both directions
 CROPS = {'375x500': (375, 500), '100x900': (100, 900), '30x20': (30, 20)}
+ERASED = {'64x64': (64, 64), '48x96': (48, 96)}
 DRAWS = 20_000
 
 
@@ -53,6 +54,7 @@ def main() -> None:
         'every': EVERY,
         'evaluations': [],
         'crops': [],
+        'erasing': [],
     }
     for case in EVALUATIONS:
         transform = evaluation(*case)
@@ -64,6 +66,8 @@ def main() -> None:
         for name, shape in CROPS.items():
             boxes = np.array(random_crops(protocol, *shape))
             reference['crops'].append([protocol, name, summary(boxes, *shape)])
+    for name, shape in ERASED.items():
+        reference['erasing'].append([name, summary(erased(*shape), *shape)])
     (TESTS / 'preprocessing_reference.json').write_text(
         json.dumps(reference).replace('], [', '],\n[') + '\n'
     )
@@ -106,6 +110,21 @@ def random_crops(protocol: str, height: int, width: int) -> list[tuple[int, int,
         torchvision_crop.get_params(image, torchvision_crop.scale, torchvision_crop.ratio)
         for _ in range(DRAWS)
     ]
+
+
+def erased(height: int, width: int) -> np.ndarray:
+    """Boxes (top, left, height, width) that timm's random erasing covers."""
+    import torch
+    from timm.data.random_erasing import RandomErasing
+
+    random.seed(0)
+    torch.manual_seed(0)
+    erase, boxes = RandomErasing(probability=1.0, mode='const', device='cpu'), []
+    for _ in range(DRAWS):
+        rows, columns = np.nonzero(erase(torch.ones(3, height, width))[0].numpy() == 0)
+        top, left = rows.min(), columns.min()
+        boxes.append((top, left, rows.max() + 1 - top, columns.max() + 1 - left))
+    return np.array(boxes)
 
 
 def summary(boxes: np.ndarray, height: int, width: int) -> dict[str, list[list[float]]]:

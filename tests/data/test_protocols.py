@@ -10,7 +10,7 @@ from helpers import default_config
 from photographs import photographs
 from scipy import stats
 
-from xception_flax.data import images, protocols
+from xception_flax.data import augmentation, images, protocols
 
 REFERENCE = json.loads((pathlib.Path(__file__).parent / 'preprocessing_reference.json').read_text())
 PHOTOGRAPHS = photographs()
@@ -147,6 +147,25 @@ def test_crops_as_recorded(case):
         protocols.PROTOCOLS[protocol].crop, shape, defaults['augment.area'],
         defaults['augment.aspect'],
     )  # fmt: skip
+    check(boxes, shape, expected)
+
+
+@pytest.mark.parametrize('case', REFERENCE['erasing'], ids=lambda case: case[0])
+def test_erases_as_recorded(case):
+    name, expected = case
+    shape = tuple(map(int, name.split('x')))
+    image, rng = np.zeros((*shape, 3), np.uint8), np.random.default_rng(0)
+    boxes = []
+    for _ in range(DRAWS):
+        # Noise is black in all three channels once in 16 million pixels.
+        rows, columns = np.nonzero(augmentation.erase(image, rng).any(2))
+        top, left = rows.min(), columns.min()
+        boxes.append((top, left, rows.max() + 1 - top, columns.max() + 1 - left))
+    check(np.array(boxes), shape, expected)
+
+
+def check(boxes, shape, expected):
+    """Compares boxes with recorded distributions."""
     assert inside(boxes, shape)
     top, left, height, width = boxes.T
     values = {

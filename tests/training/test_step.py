@@ -136,12 +136,17 @@ def test_accumulation_is_one_batch_normalised_in_groups(k):
 
 
 @pytest.mark.parametrize('most', [0.05, 0.15, 0.5])  # reached at once, at step 2, not yet
-def test_averages_follow_weights_and_statistics_quickly_at_first(most):
+def test_averages_of_weights_and_statistics_are_tensorflows(most):
+    tf = pytest.importorskip('tensorflow')
     states = [initial(averaged=True)] + [run(n, ema_decay=most)[0] for n in (1, 2)]
-    expected = states[0].params
-    for step, state in enumerate(states[1:]):
-        decay = min(most, (1 + step) / (10 + step))
-        expected = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, expected, state.params)
+    step, variables = tf.Variable(0.0), jax.tree.map(tf.Variable, states[0].params)
+    average = tf.train.ExponentialMovingAverage(most, num_updates=step)
+    average.apply(jax.tree.leaves(variables))
+    for count, state in enumerate(states[1:]):
+        step.assign(count)
+        jax.tree.map(lambda variable, value: variable.assign(value), variables, state.params)
+        average.apply(jax.tree.leaves(variables))
+    expected = jax.tree.map(lambda variable: average.average(variable).numpy(), variables)
     assert_close(states[2].ema['params'], expected)
     stats = jax.tree.leaves(
         jax.tree.map(np.array_equal, states[2].ema['batch_stats'], states[2].batch_stats)

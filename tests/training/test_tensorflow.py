@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
-import test_step
 from helpers import small_config
 
 from xception_flax.config import Durations
@@ -92,22 +91,6 @@ def test_exponential_decay(staircase):
             0.045, step, durations.decay, 0.94, staircase
         )()
         assert float(schedule(step)) == pytest.approx(float(expected), rel=1e-6)
-
-
-@pytest.mark.parametrize('most', [0.15, 0.5])  # reached at step 2; not yet
-def test_averages_of_weights(most):
-    states = [test_step.initial(averaged=True)]
-    states += [test_step.run(n, ema_decay=most)[0] for n in (1, 2, 3)]
-    kernels = [np.asarray(jax.tree.leaves(state.params)[0]) for state in states]
-    variable, steps = tf.Variable(kernels[0]), tf.Variable(0.0)
-    average = tf.train.ExponentialMovingAverage(most, num_updates=steps)
-    average.apply([variable])
-    for step, kernel in enumerate(kernels[1:]):
-        variable.assign(kernel)
-        steps.assign(step)
-        average.apply([variable])
-    found = jax.tree.leaves(states[-1].ema['params'])[0]
-    np.testing.assert_allclose(found, average.average(variable).numpy(), **CLOSE)
 
 
 @pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])

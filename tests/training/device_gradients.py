@@ -22,7 +22,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from xception_flax import create_model, ops
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'models'))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from plain_xception import plain_logits
 

@@ -42,7 +42,7 @@ def start_pair(workdir, devices):
     return [
         Program(
             *ARGS, f'--workdir={workdir}', f'--coordinator=localhost:{port}', '--processes=2',
-            f'--process={i}', '--patience=60', devices=devices,
+            f'--process={i}', '--patience=20', devices=devices,
         )
         for i in range(2)
     ]  # fmt: skip

@@ -23,6 +23,7 @@ import numpy as np
 TESTS = pathlib.Path(__file__).parents[2] / 'tests' / 'data'
 sys.path.insert(0, str(TESTS))
 
+from boxes import covering, features  # noqa: E402
 from photographs import photographs  # noqa: E402
 
 # Protocol, side of the result, crop fraction, interpolation.
@@ -119,26 +120,18 @@ def erased(height: int, width: int) -> np.ndarray:
 
     random.seed(0)
     torch.manual_seed(0)
-    erase, boxes = RandomErasing(probability=1.0, mode='const', device='cpu'), []
-    for _ in range(DRAWS):
-        rows, columns = np.nonzero(erase(torch.ones(3, height, width))[0].numpy() == 0)
-        top, left = rows.min(), columns.min()
-        boxes.append((top, left, rows.max() + 1 - top, columns.max() + 1 - left))
-    return np.array(boxes)
+    erase, image = (
+        RandomErasing(probability=1.0, mode='const', device='cpu'),
+        torch.ones(3, height, width),
+    )
+    return np.array([covering(erase(image.clone())[0].numpy() == 0) for _ in range(DRAWS)])
 
 
 def summary(boxes: np.ndarray, height: int, width: int) -> dict[str, list[list[float]]]:
     """The distributions of the area, the aspect and the position of boxes."""
-    top, left, h, w = boxes.T
-    values = {
-        'area': h * w / (height * width),
-        'aspect': w / h,
-        'top': top / height,
-        'left': left / width,
-    }
     return {
         name: [[at, (x <= at).mean()] for at in np.linspace(x.min(), x.max(), 25)[1:-1].round(5)]
-        for name, x in values.items()
+        for name, x in features(boxes, (height, width)).items()
     }
 
 

@@ -11,7 +11,8 @@ from helpers import default_config, small_config
 from xception_flax.analysis import plans, slices
 from xception_flax.base.errors import UserError
 from xception_flax.config.reading import read_file
-from xception_flax.models import abstract_variables, build_model
+from xception_flax.models import build_model
+from xception_flax.models.counts import summarise
 from xception_flax.training import setup
 
 PLAN = (
@@ -88,8 +89,7 @@ def test_each_chip_has_its_own_images_however_batch_norm_groups_them(program):
     # values and of squares, and their gradients; not features.
     c = read_file('configs/digits.py')
     c.xception.middle_repeats = 1
-    statistics = abstract_variables(build_model(c, 10), c.image_size)['batch_stats']
-    channels = sum(x.size for x in jax.tree.leaves(statistics)) // 2  # mean and variance
+    channels = summarise(build_model(c, 10), c.image_size).statistics // 2  # mean and variance
     sent, without = (sum(plan['collective_bytes'].values()) for plan in (grouped, whole))
     assert sent - without <= 4 * channels * 48 * jnp.float32(0).nbytes
 
@@ -118,7 +118,7 @@ def test_two_configs_are_printed_side_by_side(program):
 
 
 def test_the_memory_of_a_step_that_does_not_fit_is_found_from_batches_that_do(monkeypatch):
-    """A compiler of which a step needs 1 GiB and 10 MiB per image of each device, of 16 GiB."""
+    """A fake compiler: a step needs 1 GiB, and 10 MiB per image, of a device's 16 GiB."""
     c = small_config(
         batch_size=8192, total_steps=1, dataset__source='synthetic', dataset__num_classes=10,
         dataset__eval_split='validation',

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from boxes import covering, features
 from helpers import default_config
 from photographs import photographs
 from scipy import stats
@@ -70,23 +71,13 @@ def test_inception_crops_as_tensorflow(tf, shape):
     ours = draw(protocols.tensorflow_crop, shape, area, aspect)
     theirs = crops().numpy()
     assert inside(ours, shape)
-    for name, pair in features(ours, theirs, shape).items():
-        # With equal distributions a larger distance has a probability of 1e-6.
-        assert stats.ks_2samp(*pair).statistic < 0.027, name
-    covered = np.prod(ours[:, 2:], 1) / np.prod(shape)
-    assert covered.min() >= 0.1
     other = draw(protocols.uniform_crop, shape, area, aspect)
-    assert stats.ks_2samp(*features(other, theirs, shape)['area']).statistic > 0.05
-
-
-def features(ours, theirs, shape):
-    """What random boxes are compared by."""
-    return {
-        'area': (np.prod(ours[:, 2:], 1), np.prod(theirs[:, 2:], 1)),
-        'aspect': (ours[:, 3] / ours[:, 2], theirs[:, 3] / theirs[:, 2]),
-        'top': (ours[:, 0], theirs[:, 0]),
-        'left': (ours[:, 1], theirs[:, 1]),
-    }
+    ours, theirs, other = (features(boxes, shape) for boxes in (ours, theirs, other))
+    for name, expected in theirs.items():
+        # With equal distributions a larger distance has a probability of 1e-6.
+        assert stats.ks_2samp(ours[name], expected).statistic < 0.027, name
+    assert ours['area'].min() >= 0.1
+    assert stats.ks_2samp(other['area'], theirs['area']).statistic > 0.05
 
 
 @pytest.mark.parametrize('brighter', [-0.1, 0.0, 0.1])
@@ -155,23 +146,15 @@ def test_erases_as_recorded(case):
     name, expected = case
     shape = tuple(map(int, name.split('x')))
     image, rng = np.zeros((*shape, 3), np.uint8), np.random.default_rng(0)
-    boxes = []
-    for _ in range(DRAWS):
-        # Noise is black in all three channels once in 16 million pixels.
-        rows, columns = np.nonzero(augmentation.erase(image, rng).any(2))
-        top, left = rows.min(), columns.min()
-        boxes.append((top, left, rows.max() + 1 - top, columns.max() + 1 - left))
+    # Noise is black in all three channels once in 16 million pixels.
+    boxes = [covering(augmentation.erase(image, rng).any(2)) for _ in range(DRAWS)]
     check(np.array(boxes), shape, expected)
 
 
 def check(boxes, shape, expected):
     """Compares boxes with recorded distributions."""
     assert inside(boxes, shape)
-    top, left, height, width = boxes.T
-    values = {
-        'area': height * width / np.prod(shape), 'aspect': width / height,
-        'top': top / shape[0], 'left': left / shape[1],
-    }  # fmt: skip
+    values = features(boxes, shape)
     for key, distribution in expected.items():
         for at, part in distribution:
             # Both parts are uncertain by 0.004 at most; this is five times that of the difference.

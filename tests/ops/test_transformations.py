@@ -15,10 +15,7 @@ from xception_flax.ops import convolution
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 
 
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures('float64')
 
 
 @pytest.fixture

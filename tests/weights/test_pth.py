@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from xception_flax.base.errors import UserError
-from xception_flax.weights import pth
+from xception_flax.weights import files, pth
 
 DATA = pathlib.Path(__file__).parent / 'data'
 TABLE = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -66,8 +66,8 @@ def test_a_file_that_ends_too_early_is_an_error(file, fraction, tmp_path):
     data = (DATA / file).read_bytes()
     cut = tmp_path / file
     cut.write_bytes(data[: int(fraction * len(data))])
-    with pytest.raises(Exception):  # noqa: B017, PT011 - files.read makes a UserError of it
-        pth.read(cut)
+    with pytest.raises(UserError, match='is damaged'):
+        files.read(cut)
 
 
 def test_a_tensor_cannot_reach_beyond_its_storage():

@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from helpers import AGAIN, RUN, Program, entries, small_config, weights
+from helpers import AGAIN, RUN, Program, entries, small_config, start, weights
 
 import xception_flax
 from xception_flax.base.errors import UserError
@@ -169,14 +169,16 @@ def test_a_full_disk_ends_in_one_line_and_spares_the_last_checkpoint(whole, tmp_
     shutil.copytree(whole, workdir)
     for step in range(10, 31, 5):
         shutil.rmtree(workdir / 'checkpoints' / str(step))
-    run = Program(*RUN, '--config.eval_steps=30', f'--workdir={workdir}')
-    # No file may grow beyond this, as on a disk that is almost full.
-    resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (150_000, 150_000))
-    run.end(status=1)
+    run = start(*RUN, '--config.eval_steps=30', f'--workdir={workdir}')
+    # No file may grow beyond this, as on a disk that is almost full. Every checkpoint has a larger
+    # one, its 100 kB of _METADATA; how many files its arrays fill is decided by tensorstore.
+    resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode == 1
     # Before, after and between its words, a thread of tensorstore may report how writing failed.
-    assert f'error: a checkpoint could not be written to {workdir}/checkpoints' in run.errors
-    assert 'the newest whole one is of step 5' in run.errors
-    assert run.errors.count('error: a checkpoint') == 1
+    assert f'error: a checkpoint could not be written to {workdir}/checkpoints' in errors
+    assert 'the newest whole one is of step 5' in errors
+    assert errors.count('error: a checkpoint') == 1
     ours, theirs = (xception_flax.load(d, 5).variables for d in (workdir, whole))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 

@@ -8,10 +8,12 @@ IMAGES = np.arange(0, 255, dtype=np.uint8)[: 2 * 6 * 7 * 3].reshape(2, 6, 7, 3)
 
 
 @pytest.mark.parametrize('mode', scaling.MODES)
-def test_pixels_become_what_kerass_preprocess_input_makes_of_them(mode):
-    expected = keras.applications.imagenet_utils.preprocess_input(
-        IMAGES.astype(np.float32), mode=mode
-    )
+def test_pixels_become_what_keras_makes_of_them(mode):
+    if mode == 'unit':
+        expected = keras.layers.Rescaling(1 / 255)(IMAGES)
+    else:
+        images = IMAGES.astype(np.float32)
+        expected = keras.applications.imagenet_utils.preprocess_input(images, mode=mode)
     # Two roundings in another order.
     np.testing.assert_allclose(scaling.scale(IMAGES, mode), expected, rtol=1e-6, atol=1e-6)
 

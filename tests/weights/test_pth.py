@@ -16,9 +16,20 @@ DATA = pathlib.Path(__file__).parent / 'data'
 TABLE = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
-@pytest.mark.parametrize('file', ['new.pth', 'old.pth', 'wrapped.pth'])
-def test_tensors_are_read_as_they_were_saved(file):
-    tensors = pth.read(DATA / file)
+@pytest.mark.parametrize(
+    ('file', 'prefix', 'note'),
+    [
+        ('new.pth', '', ''),
+        ('old.pth', '', ''),
+        ('wrapped.pth', 'module.', ''),
+        ('training.ckpt', 'module._orig_mod.', "averaged weights, 'state_dict_ema' of ['epoch'"),
+    ],
+)
+def test_tensors_are_read_as_they_were_saved(file, prefix, note):
+    tensors, said = pth.read(DATA / file)
+    assert said.startswith(note)
+    assert bool(said) == bool(note)
+    tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     expected = {
         'plain': TABLE,
         'transposed': TABLE.T,
@@ -33,6 +44,21 @@ def test_tensors_are_read_as_they_were_saved(file):
     for name, value in expected.items():
         np.testing.assert_array_equal(tensors[name], value)
         assert tensors[name].dtype == value.dtype
+
+
+def test_raw_weights_of_a_training_are_read_without_a_word():
+    tensors, note = pth.read(DATA / 'raw.ckpt')
+    assert len(tensors) == 8
+    assert not any(value.any() for value in tensors.values())
+    assert note == ''
+
+
+def test_several_dictionaries_of_unknown_names_are_named(tmp_path):
+    tensors = pickle.dumps({'plain': 1})
+    with zipfile.ZipFile(tmp_path / 'x.pt', 'w') as archive:
+        archive.writestr('x/data.pkl', tensors)
+    with pytest.raises(UserError, match=r"no state dict under a name known here, only \['plain'\]"):
+        pth.read(tmp_path / 'x.pt')
 
 
 def test_a_whole_module_is_refused():
@@ -66,7 +92,7 @@ def test_a_file_that_ends_too_early_is_an_error(file, fraction, tmp_path):
     data = (DATA / file).read_bytes()
     cut = tmp_path / file
     cut.write_bytes(data[: int(fraction * len(data))])
-    with pytest.raises(UserError, match='is damaged'):
+    with pytest.raises(UserError, match=r'damaged|cut short|is empty'):
         files.read(cut)
 
 

@@ -78,17 +78,6 @@ def test_a_damaged_file_in_the_cache_of_keras_is_an_error(home, monkeypatch):
         published.find('keras/xception')
 
 
-def test_files_in_the_cache_of_timm_are_found(home):
-    with pytest.raises(UserError, match=r'is not here: get https.*legacy_xception'):
-        published.find('timm/legacy_xception.tf_in1k')
-    folder = home / '.cache/huggingface/hub/models--timm--legacy_xception.tf_in1k/snapshots/abc'
-    folder.mkdir(parents=True)
-    (folder / 'model.safetensors').write_bytes(b'')
-    path, entry = published.find('timm/legacy_xception.tf_in1k')
-    assert path == folder / 'model.safetensors'
-    assert (entry.crop_fraction, entry.interpolation) == (0.8975, 'bicubic')
-
-
 def test_a_file_is_recognised_by_its_name_or_by_a_prefix(tmp_path):
     name = 'xception_weights_tf_dim_ordering_tf_kernels.h5'
     path, entry = published.find(str(tmp_path / name))

@@ -3,11 +3,12 @@
 import functools
 
 import jax
+import keras
 import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
-from helpers import random_variables, small_config
+from helpers import default_config, random_variables, small_config
 
 from xception_flax.base.errors import UserError
 from xception_flax.models import abstract_variables, build_model
@@ -33,6 +34,19 @@ def trained(monkeypatch):
     net = Trained(model, random_variables(model, c.image_size), c)
     monkeypatch.setattr(start, 'load', lambda path, new_head: {'W': net}[path])
     return net.variables
+
+
+def test_a_file_without_a_classifier_is_a_start(tmp_path):
+    file = tmp_path / 'trunk.weights.h5'
+    theirs = keras.applications.Xception(weights=None, include_top=False)
+    theirs.save_weights(file)
+    c = default_config(init__weights=str(file), image_size=71)
+    model = build_model(c, 1000)  # as many as a published classifier has
+    loaded, report = start.load_start(c, abstract_variables(model, 71))
+    assert report == f'starting from {file}; randomly initialised: logits'
+    assert loaded['params']['logits'] == {'kernel': None, 'bias': None}
+    kernel = loaded['params']['entry_flow']['conv1']['conv']['kernel']
+    np.testing.assert_array_equal(kernel, theirs.get_layer('block1_conv1').kernel)
 
 
 def load(num_classes, **settings):

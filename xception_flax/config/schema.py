@@ -85,7 +85,8 @@ def default() -> ConfigDict:
     c.augment.random_erasing = 0.0  # probability of replacing a random rectangle by noise
     # 'nearest', 'bilinear', 'bicubic', 'area' or 'lanczos'; with 'inception' only 'bilinear'.
     c.interpolation = placeholder(str)
-    c.preprocessing = 'tf'  # range of the network's input: 'tf' ([-1, 1]), 'caffe', 'torch'
+    # Range of the network's input: 'tf' ([-1, 1]), 'unit' ([0, 1]), 'caffe', 'torch'
+    c.preprocessing = 'tf'
     c.crop_fraction = placeholder(float)  # evaluation: side of the central crop / side of the image
     # evaluation: crops per image, over which probabilities are averaged: 1, the centre; 10, as in
     # AlexNet's test; 144, as in Inception's (data/images.py).

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-MODES = ('tf', 'caffe', 'torch')  # named as in keras.applications
+MODES = ('tf', 'unit', 'caffe', 'torch')  # 'unit' apart, named as in keras.applications
 
 
 def scale(images: jax.Array, mode: str) -> jax.Array:
@@ -11,12 +11,13 @@ def scale(images: jax.Array, mode: str) -> jax.Array:
 
     Args:
       images: the images.
-      mode: 'tf' ([-1, 1]), 'caffe' (BGR minus ImageNet's mean; VGG-16 and ResNet of Keras) or
-        'torch' (minus ImageNet's mean, over its standard deviation; most networks of timm).
+      mode: 'tf' ([-1, 1]), 'unit' ([0, 1]), 'caffe' (BGR minus ImageNet's mean; VGG-16 and ResNet
+        of Keras) or 'torch' (minus ImageNet's mean, over its standard deviation; most networks of
+        timm).
     """
     x = images.astype(jnp.float32)
     if mode == 'caffe':
         return x[..., ::-1] - jnp.array([103.939, 116.779, 123.68])
     if mode == 'torch':
         return (x / 255 - jnp.array([0.485, 0.456, 0.406])) / jnp.array([0.229, 0.224, 0.225])
-    return x / 127.5 - 1
+    return x / 255 if mode == 'unit' else x / 127.5 - 1

@@ -1,5 +1,6 @@
-"""A network's variables as arrays by path, and its place in a config."""
+"""A network's variables as arrays by path, its place in a config, and what else a file may say."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,6 +12,25 @@ from xception_flax import models
 from xception_flax.base.errors import UserError
 
 Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass
+class Said:
+    """What a file says of its network besides the weights; None where it says nothing.
+
+    Attributes:
+      settings: settings of the config, such as 'image_size', 'preprocessing' and 'loss'.
+      options: options of the network.
+      class_names: a name per class.
+      problems: what no network here does, in words.
+      head_problems: what no head here does.
+    """
+
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
+    problems: list[str] = dataclasses.field(default_factory=list)
+    head_problems: list[str] = dataclasses.field(default_factory=list)
 
 
 def by_path(variables: Any) -> dict[str, Any]:

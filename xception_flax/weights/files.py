@@ -1,134 +1,117 @@
-"""Reads weights files of Keras and PyTorch as named arrays, and executes nothing in them."""
+"""Reads weights files of Keras and PyTorch as named arrays, and executes nothing in them.
 
-import io
+What a file is, its content decides, whatever its name.
+"""
+
+import dataclasses
 import pathlib
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import h5py
-import numpy as np
 import safetensors.numpy
 
 from xception_flax.base.errors import UserError
-from xception_flax.weights import pth
+from xception_flax.weights import keras_files, pth
 from xception_flax.weights.arrays import Arrays
 
-SUFFIXES = ('.weights.h5', '.h5', '.keras', '.safetensors', '.pth')
+READ = 'Keras (.h5, .weights.h5, .keras) and PyTorch (.safetensors, .pth, .bin, .ckpt, ...)'
 
 
-def read(path: pathlib.Path) -> tuple[str, Arrays]:
-    """Reads a weights file.
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What a weights file holds.
 
-    Args:
-      path: a file of Keras (`.h5`, `.weights.h5`, `.keras`) or PyTorch (`.safetensors`, `.pth`).
+    Attributes:
+      library: 'keras' or 'timm', whose names and layouts the arrays have.
+      arrays: by name. Names of Keras are layer and role, such as 'block1_conv1/kernel' or
+        'block2_sepconv1/depthwise', in the order of the layers; names of PyTorch are kept.
+      model: a Keras model's configuration, if the file has it.
+      training: how the model was compiled, likewise.
+      note: what was chosen among several weights in the file, or ''.
+    """
 
-    Returns:
-      'keras' or 'timm', and the arrays by name. Names of Keras are layer and role, such as
-      'block1_conv1/kernel' or 'block2_sepconv1/depthwise', in all formats; names of PyTorch are
-      kept.
+    library: str
+    arrays: Arrays
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    note: str = ''
+
+
+def read(path: pathlib.Path) -> Content:
+    """Reads a weights file of Keras or PyTorch.
 
     Raises:
       UserError: there is no such file, or it is damaged or of another kind.
     """
     if not path.is_file():
         raise UserError(f'there is no weights file {path}')
-    readers = {
-        '.h5': lambda: _layers(_open(path)),
-        '.keras': lambda: _layers(_inside(path)),
-        '.safetensors': lambda: safetensors.numpy.load_file(path),
-        '.pth': lambda: pth.read(path),
-    }
-    if path.suffix not in readers:
-        raise UserError(f'{path} is no known weights file; give one that ends in {SUFFIXES}')
+    kind, reader = _recognise(path)
     try:
-        arrays = readers[path.suffix]()
-    except UserError:
-        raise
-    except Exception as error:  # h5py, zipfile and safetensors raise many types
+        content = reader(path)
+    except UserError as error:
+        raise UserError(f'{path} cannot be read: {error}') from error
+    except Exception as error:  # h5py, zipfile, pickle and safetensors raise many types
         reason = ' '.join(str(error).split())[:200]
         raise UserError(
-            f'{path} is damaged, or no {path.suffix} file ({type(error).__name__}: {reason})'
+            f'{path} is {kind}, but damaged ({type(error).__name__}: {reason})'
         ) from error
-    if not arrays:
-        raise UserError(f'{path} holds no weights')
-    return 'keras' if path.suffix in ('.h5', '.keras') else 'timm', arrays
+    if not content.arrays:
+        raise UserError(f'{path} is {kind}, but holds no weights')
+    return content
 
 
-def _open(path: pathlib.Path) -> h5py.File:
-    return h5py.File(path, 'r')
+def _recognise(path: pathlib.Path) -> tuple[str, Callable[[pathlib.Path], Content]]:
+    """What a file is, and its reader."""
+    with path.open('rb') as file:
+        start = file.read(16)
+    if h5py.is_hdf5(path):
+        return 'an HDF5 file', _hdf5
+    if zipfile.is_zipfile(path):
+        members = _members(path)
+        if keras_files.WEIGHTS in members:
+            return 'a .keras file', _keras
+        if any(name.endswith('/data.pkl') for name in members):
+            return 'a file of PyTorch', _pytorch
+        what = f'a zip archive of {len(members)} files, such as {members[:3]}'
+    elif start[8:9] == b'{' and int.from_bytes(start[:8], 'little') < path.stat().st_size:
+        return 'a .safetensors file', _safetensors
+    elif start[:1] == b'\x80':
+        return 'a pickle', _pytorch
+    elif not start:
+        what = 'empty'
+    elif start.startswith((b'PK', b'\x89HDF')):
+        what = 'a file that was cut short'
+    elif start.startswith(b'version http'):
+        what = 'a pointer of Git LFS, not the file itself (git lfs pull gets it)'
+    elif start.lstrip()[:1] == b'<':
+        what = 'a page of HTML or XML'
+    else:
+        what = f'a file that begins with {start!r}'
+    raise UserError(f'{path} holds no weights: it is {what}. Read are files of {READ}')
 
 
-def _inside(path: pathlib.Path) -> h5py.File:
-    with zipfile.ZipFile(path) as archive:
-        return h5py.File(io.BytesIO(archive.read('model.weights.h5')), 'r')
+def _members(path: pathlib.Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except Exception:  # of many types
+        raise UserError(f'{path} is a damaged zip archive') from None
 
 
-def _layers(file: h5py.File) -> Arrays:
-    """The arrays of a Keras file by layer and role; a nested model counts as its layers."""
-    arrays: Arrays = {}
-    with file:
-        groups = file.get('model_weights', file)
-        legacy = any(key.startswith('layer_names') for key in groups.attrs)
-        layers = _legacy(groups) if legacy else _keras3(file)
-        for layer, values in layers:
-            if not values:
-                continue
-            roles = _roles(layer, [value.shape for value in values])
-            for role, value in zip(roles, values, strict=True):
-                if f'{layer}/{role}' in arrays:
-                    raise UserError(f'{file.filename}: there are two layers named {layer!r}')
-                arrays[f'{layer}/{role}'] = value
-    return arrays
+def _hdf5(path: pathlib.Path) -> Content:
+    return Content('keras', *keras_files.read_hdf5(path))
 
 
-def _legacy(groups: h5py.Group) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Layers in the format of Keras 1 and 2, where array names vary, but not their order."""
-    for name in _strings(groups, 'layer_names'):
-        group = groups[name]
-        names = _strings(group, 'weight_names')
-        owners = [n.split('/')[-2] if '/' in n else name for n in names]
-        if len(set(owners)) == 1:  # a layer, not a model
-            owners = [name] * len(names)
-        for owner in dict.fromkeys(owners):
-            own = [n for n, o in zip(names, owners, strict=True) if o == owner]
-            yield owner, [np.asarray(group[n]) for n in own]
+def _keras(path: pathlib.Path) -> Content:
+    return Content('keras', *keras_files.read_archive(path))
 
 
-def _strings(group: h5py.Group, key: str) -> list[str]:
-    """The strings of an attribute; long lists are split into key0, key1, ..."""
-    parts = [group.attrs[k] for k in (key, *(f'{key}{i}' for i in range(1000))) if k in group.attrs]
-    return [s.decode() if isinstance(s, bytes) else str(s) for part in parts for s in part]
+def _safetensors(path: pathlib.Path) -> Content:
+    return Content('timm', safetensors.numpy.load_file(path))
 
 
-def _keras3(file: h5py.File) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Layers in the format of Keras 3: groups of numbered arrays with the name of the layer."""
-    found: list[tuple[str, list[np.ndarray]]] = []
-
-    def visit(path: str, group: h5py.Group | h5py.Dataset) -> None:
-        ours = path.endswith('vars') and not path.startswith('optimizer')
-        if ours and len(group):
-            name = group.attrs.get('name')
-            if name is None:
-                raise UserError(f'{file.filename}: {path} has no name; save it in a newer Keras 3')
-            found.append((str(name), [np.asarray(group[str(i)]) for i in range(len(group))]))
-
-    file.visititems(visit)
-    yield from found
-
-
-def _roles(layer: str, shapes: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
-    """The role of each array of a layer, by number and ranks; their order is fixed in Keras."""
-    ranks = tuple(len(shape) for shape in shapes)
-    known = {
-        (1, 1, 1, 1): ('scale', 'bias', 'mean', 'var'),
-        (1, 1, 1): ('bias', 'mean', 'var'),
-        (4,): ('kernel',),
-        (4, 1): ('kernel', 'bias'),
-        (2, 1): ('kernel', 'bias'),
-        (4, 4): ('depthwise', 'pointwise'),
-    }
-    if ranks not in known:
-        raise UserError(
-            f'the layer {layer!r} holds arrays of {list(shapes)}, unlike any layer here'
-        )
-    return known[ranks]
+def _pytorch(path: pathlib.Path) -> Content:
+    arrays, note = pth.read(path)
+    return Content('timm', arrays, note=note)

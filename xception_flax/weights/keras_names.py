@@ -1,17 +1,20 @@
 """The names and layouts of our arrays in `keras.applications`.
 
-Keras names most layers by their position, and some by a counter that continues from model to model
-(`conv2d_7`): only the order identifies these, which are called 'conv#0', 'conv#1', ... here.
+Keras names most layers by their position in the network, and some by a counter that continues from
+model to model (`conv2d_7`): only their order in the model identifies these, which are called
+'conv#0', 'conv#1', ... here. In some files it identifies all layers (`keras_order`).
 """
 
+import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from xception_flax.base.errors import UserError
+from xception_flax.weights import keras_order
 from xception_flax.weights.arrays import Arrays
 
 NAME = 'Keras'
@@ -26,7 +29,7 @@ NETWORKS: dict[str, tuple[tuple[str, str], ...]] = {
         (r'exit_flow/block1/sepconv(\d)', 'block13_sepconv{0}'),
         (r'exit_flow/sepconv(\d)', 'block14_sepconv{0-2}'),
     ),
-    'vgg16': ((r'block(\d)_conv(\d)', 'block{0}_conv{1}'), (r'fc(\d)', 'fc{0}')),
+    'vgg16': ((r'block(\d)_conv(\d)', 'block{0}_conv{1}'),),
     'resnet152': (
         (r'conv1', 'conv1'),
         (r'stage(\d)_block(\d+)/shortcut', 'conv{0+1}_block{1}_0'),
@@ -34,6 +37,13 @@ NETWORKS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     'inception_v3': (),  # all by their order
 }
+# Layers by which `recognise` tells the networks, after `canonical`.
+SIGNS = (
+    'block14_sepconv2 or 34 separable convolutions', 'block5_conv3 or 13 convolutions',
+    'conv2_block1_3_conv or 53, 104 or 155 convolutions', '94 convolutions',
+)  # fmt: skip
+# Arrays of a trunk, whatever its network.
+TRUNK = re.compile(r'(block\d+_\w+|conv\d_\w+)/')
 BRANCHES = ('1x1', '5x5', '3x3', '7x7', '7x7x3', '3x3dbl', '7x7dbl')  # in their order
 
 
@@ -76,6 +86,8 @@ def _name(network: str, path: str, ranks: dict[str, int]) -> str | None:
     kind = module[-1]
     if module == ['logits']:
         return f'predictions/{role}'
+    if re.fullmatch(r'fc\d', unit := '/'.join(module)):
+        return f'{unit}/{role}'
     if kind in ('conv', 'bn', 'depthwise', 'pointwise'):
         module.pop()
     unit = '/'.join(module)
@@ -102,68 +114,101 @@ def _apply(rules: tuple[tuple[str, str], ...], unit: str) -> str | None:
     return None
 
 
-def _inception_ranks(paths: Sequence[str]) -> dict[str, int]:
-    """The rank of each convolution of Inception V3 in the order in which Keras makes them."""
+def _inception_ranks(paths: Iterable[str]) -> dict[str, int]:
+    """The rank of each convolution of Inception V3 in the order of Keras's model.
+
+    Keras sorts layers by their distance from the output, and then by the order of the branches.
+    """
+    units = {p.rsplit('/', 2)[0] for p in paths if re.match(r'(conv|mixed)\d', p)}
+    lengths: dict[tuple[str, str], int] = {}  # convolutions of a branch
+    for unit in units:
+        if found := _BRANCH.fullmatch(unit):
+            branch = found['block'], found['branch']
+            lengths[branch] = max(lengths.get(branch, 0), int(found['number']))
 
     def order(unit: str) -> tuple:
         block, _, branch = unit.partition('/')
         number = int(re.sub(r'\D', '', block))
         if not branch:
             return (0, number)
-        match = re.fullmatch(r'branch(\w+?)_(\d)(\w?)', branch)
+        match = _BRANCH.fullmatch(unit)
         if match is None:  # after the pooling
-            return (1, number, len(BRANCHES))
-        return (1, number, BRANCHES.index(match[1]), match[2], match[3])
+            return (1, number, -3, len(BRANCHES))
+        length = lengths[block, match['branch']]
+        # A unit is three layers. Halves '2a' and '2b' meet before the block does.
+        halves = f'{block}/branch{match["branch"]}_{length}a' in units
+        distance = 3 * (length - int(match['number']) + 1) + halves
+        return (1, number, -distance, BRANCHES.index(match['branch']), match['half'])
 
-    units = {p.rsplit('/', 2)[0] for p in paths if re.match(r'(conv|mixed)\d', p)}
     return {unit: rank for rank, unit in enumerate(sorted(units, key=order))}
 
 
-def canonical(arrays: Arrays) -> Arrays:
-    """Renames the layers of a file that are named by a counter to 'conv#0', 'conv#1', ...
+_BRANCH = re.compile(r'(?P<block>mixed\d+)/branch(?P<branch>\w+?)_(?P<number>\d)(?P<half>\w?)')
 
-    A single dense layer is the classifier and becomes 'predictions'.
+
+def canonical(arrays: Arrays) -> Arrays:
+    """Renames the layers of a file so that `names` has them.
+
+    Those that are named by a counter become 'conv#0', 'conv#1', ...; if the others tell nothing,
+    all are renamed by their order. Dense layers become 'fc1', ... and 'predictions' if they follow
+    one another.
+
+    Args:
+      arrays: in the order of the model.
     """
-    layers = ranked(name.rpartition('/')[0] for name in arrays)
-    return {
-        f'{layers[layer]}/{role}': array
-        for (layer, _, role), array in ((n.rpartition('/'), a) for n, a in arrays.items())
-    }
+    found = _renamed(arrays, ranked(keras_order.layers(arrays)))
+    if not recognise(found)[0]:
+        found = _renamed(arrays, keras_order.names(arrays))
+    return _renamed(found, _head(found))
 
 
 def ranked(layers: Iterable[str]) -> dict[str, str]:
-    """The name that `canonical` gives to each layer of a model."""
-    found = {layer: layer for layer in layers}
-    counted: dict[str, list[tuple[int, str]]] = {}
-    for layer in found:
-        if match := re.fullmatch(r'(conv|batch|dense)[a-z_]*(?:2d)?(?:_(\d+))?', layer):
-            counted.setdefault(match[1], []).append((int(match[2] or 0), layer))
-    for kind, numbered in counted.items():
-        for rank, (_, layer) in enumerate(sorted(numbered)):
-            found[layer] = f'{kind}#{rank}'
-    if len(counted.get('dense', ())) == 1 and 'predictions' not in found:
-        found[counted['dense'][0][1]] = 'predictions'
+    """The name that `canonical` gives to each layer of a model, from their names in order."""
+    found = {}
+    counts = {'conv': itertools.count(), 'batch': itertools.count()}
+    for layer in layers:
+        match = re.fullmatch(r'(conv|batch)[a-z_]*(?:2d)?(?:_\d+)?', layer)
+        found[layer] = f'{match[1]}#{next(counts[match[1]])}' if match else layer
     return found
 
 
+def _renamed(arrays: Arrays, layers: dict[str, str]) -> Arrays:
+    split = ((name.rpartition('/'), array) for name, array in arrays.items())
+    return {f'{layers.get(layer, layer)}/{role}': array for (layer, _, role), array in split}
+
+
+def _head(arrays: Arrays) -> dict[str, str]:
+    """Names of dense layers: each takes what the one before gives, and the last one classifies."""
+    kernels = {name.rpartition('/')[0]: a for name, a in arrays.items() if name.endswith('/kernel')}
+    dense = {layer: kernel.shape for layer, kernel in kernels.items() if kernel.ndim == 2}
+    if len(dense) > 4:
+        return {}
+    for order in itertools.permutations(dense):
+        if all(dense[a][1] == dense[b][0] for a, b in itertools.pairwise(order)):
+            numbered = [f'fc{i}' for i in range(1, len(order))]
+            return dict(zip(order, [*numbered, 'predictions'], strict=bool(order)))
+    return {}
+
+
 def recognise(arrays: Arrays) -> tuple[str, dict[str, Any]]:
-    """The network that these arrays belong to ('' for none), and its options as far as known."""
+    """The network that `canonical` arrays belong to ('' for none), and its options, if known."""
     found = {name.rpartition('/')[0] for name in arrays}
     stages: dict[int, int] = {}
     for layer in found:
         if match := re.fullmatch(r'conv(\d)_block(\d+)_3_conv', layer):
             stage, block = int(match[1]), int(match[2])
             stages[stage] = max(block, stages.get(stage, 0))
-    options: dict[str, Any] = {}
+    hidden = [arrays[f'fc{i}/kernel'].shape for i in range(1, 5) if f'fc{i}/kernel' in arrays]
+    options: dict[str, Any] = {'fc_layers': tuple(width for _, width in hidden)}
     if 'predictions/kernel' in arrays:
         options['num_classes'] = arrays['predictions/kernel'].shape[-1]
     if 'block14_sepconv2' in found:
         return 'xception', options
     if 'block5_conv3' in found:
-        fc_layers = [arrays[f'fc{i}/kernel'].shape for i in (1, 2, 3) if f'fc{i}/kernel' in arrays]
-        if fc_layers:
-            options['image_size'] = 32 * math.isqrt(fc_layers[0][0] // 512)
-        return 'vgg16', options | {'fc_layers': tuple(width for _, width in fc_layers)}
+        first = 'fc1/kernel' if 'fc1/kernel' in arrays else 'predictions/kernel'
+        if first in arrays:  # it takes all features, of 512 channels
+            options['image_size'] = 32 * math.isqrt(arrays[first].shape[0] // 512)
+        return 'vgg16', options
     if stages:
         return 'resnet152', options | {'stages': tuple(stages[i] for i in sorted(stages))}
     if 'conv#93' in found:

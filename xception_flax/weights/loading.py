@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from flax import traverse_util
 from ml_collections import ConfigDict
 
@@ -14,15 +15,28 @@ from xception_flax import config as configs
 from xception_flax import models
 from xception_flax.base.errors import UserError
 from xception_flax.config import reading
-from xception_flax.models import Network, layers
+from xception_flax.models import Network, head_layer, layers
 from xception_flax.runtime import checkpoints, workdirs
-from xception_flax.weights import files, keras_names, published, timm_names
-from xception_flax.weights.arrays import Arrays, by_path, set_network
+from xception_flax.weights import (
+    files,
+    hub,
+    keras_config,
+    keras_names,
+    published,
+    timm_names,
+)  # fmt: skip
+from xception_flax.weights.arrays import Arrays, Said, by_path, set_network
 from xception_flax.weights.published import Published
 from xception_flax.weights.trained import Trained
 
 WEIGHTS = ('averaged', 'live')
-HEADS = ('logits', 'aux')  # modules whose size follows the number of classes
+# Settings that published weights come with.
+IMAGES = ('image_size', 'protocol', 'crop_fraction', 'interpolation', 'preprocessing')
+NEW_HEAD = (
+    'A new classifier is trained by `python -m xception_flax.main --config=configs/finetune.py '
+    '--config.init.weights=... --config.init.new_head=True`; in Python, `load(..., new_head=True)` '
+    'initialises one'
+)
 FORMATS: dict[str, ModuleType] = {'keras': keras_names, 'timm': timm_names}
 
 
@@ -32,40 +46,54 @@ def load(
     weights: str = 'averaged',
     *,
     model: Network | None = None,
-    new_head: bool = False,
+    new_head: bool | None = False,
 ) -> Trained:
     """Loads a trained network.
 
     Args:
-      where: the folder of a run; a file of Keras (`.h5`, `.weights.h5`, `.keras`) or timm
-        (`.safetensors`, `.pth`); or a published name, such as 'keras/xception'. NAME=PATH says what
+      where: the folder of a run; a file of Keras (`.h5`, `.weights.h5`, `.keras`) or PyTorch
+        (`.safetensors`, `.pth`, ...); a published name, such as 'keras/xception'; or
+        'hf-hub:OWNER/NAME' of the Hugging Face hub, or a folder with its files. NAME=PATH says what
         a file is whose name does not tell.
       step: which checkpoint of a run; None for the newest.
       weights: of a run: 'averaged' (those that are evaluated; the live ones if the run does not
         average) or 'live'.
       model: the network to load into; None for the one that computes what the saved one does.
-      new_head: whether to initialise the classifier instead of loading it; it gets 1000 classes if
-        neither `model` nor the file has a number.
+      new_head: whether to initialise the head instead of loading it, whatever it is in the file; it
+        gets 1000 classes if neither `model` nor the file has a number. None leaves out what the
+        file has not, which is enough for features.
 
     Raises:
-      UserError: there is no such run, checkpoint or file, it is damaged, or it does not fit the
-        network; says which there are, or what is missing, left over or of another shape.
+      UserError: there is no such run, checkpoint or file, it is damaged, it does not fit the
+        network, or it computes what no network here does; says which there are, or what is missing,
+        left over, of another shape or unknown.
     """
     if weights not in WEIGHTS:
         raise UserError(f'weights is {weights!r}; choose from {WEIGHTS}')
     path, known = published.find(os.fspath(where))
     if not path.exists():
         raise UserError(f'there is no run, no weights file and no published name {str(where)!r}')
-    if path.is_dir():
+    repository = hub.is_repository(path)
+    if path.is_dir() and not repository:
         net = _load_run(path, step, weights)
         if model is None and not new_head:
             return net
-        return _fit(path, None, by_path(net.variables), net.config, model, new_head)
+        return _fit(path, None, by_path(net.variables), net.config, Said(), model, new_head)
     if step is not None:
         raise UserError(f'{where} is no run: a weights file has no step {step}')
-    name, arrays = files.read(path)
-    arrays = FORMATS[name].canonical(arrays)
-    return _fit(path, FORMATS[name], arrays, _config(path, name, arrays, known), model, new_head)
+    content = files.read(hub.weights_file(path) if repository else path)
+    if content.note:
+        logging.warning('%s: %s', path, content.note)
+    library = FORMATS[content.library]
+    arrays = library.canonical(content.arrays)
+    network, options = _recognise(path, library, arrays)
+    if repository:
+        said = hub.read_config(path)
+    else:
+        said = keras_config.read(network, content.model, content.training)
+    known = known or published.usual(content.library, network)
+    config = _config(network, options, known, said)
+    return _fit(path, library, arrays, config, said, model, new_head)
 
 
 def allow_float64(where: str | os.PathLike[str]) -> None:
@@ -95,46 +123,57 @@ def _fit(
     library: ModuleType | None,
     arrays: Arrays,
     config: ConfigDict,
+    said: Said,
     model: Network | None,
-    new_head: bool,
+    new_head: bool | None,
 ) -> Trained:
     """The arrays of a file, by its library's names or our own, as a network's variables."""
+    if said.problems:
+        raise UserError(f'{path} cannot be used here: {"; ".join(said.problems)}')
+    if said.head_problems and not new_head:
+        raise UserError(f'{path}: {"; ".join(said.head_problems)}. {NEW_HEAD}')
     if model is not None:
         set_network(config, model)
-    elif config.dataset.num_classes is None and new_head:
-        config.dataset.num_classes = 1000  # the default of `create_model`
+    elif config.dataset.num_classes is None and new_head is False:
+        raise UserError(f'{path} has no classifier. {NEW_HEAD}')
     elif config.dataset.num_classes is None:
+        config.dataset.num_classes = 1000  # the default of `create_model`
+    if config.dataset.num_classes == 1 and config.loss == 'softmax' and new_head is False:
         raise UserError(
-            f'{path} has no classifier: give the number of classes, by '
-            "model=create_model('xception', num_classes=...) and new_head=True"
+            f'{path} has one class and does not say by which activation it becomes a probability; '
+            'a whole model in a .keras file does'
         )
     model = model or models.build_model(config, config.dataset.num_classes)
-    return Trained(model, _fill(path, library, model, config, arrays, new_head), config)
+    variables = _fill(path, library, model, config, arrays, new_head)
+    names = None if new_head else said.class_names
+    return Trained(model, variables, config, names)
 
 
-def _config(
-    path: pathlib.Path, library: str, arrays: Arrays, known: Published | None
-) -> ConfigDict:
+def _recognise(
+    path: pathlib.Path, library: ModuleType, arrays: Arrays
+) -> tuple[str, dict[str, Any]]:
+    """The network that a file's arrays belong to, and its options as far as they tell."""
+    network, options = library.recognise(arrays)
+    if network:
+        return network, options
+    raise UserError(
+        f'{path} holds none of the networks here ({", ".join(library.NETWORKS)}): it has '
+        f'{list(arrays)[:4]} and so on, and none of {", ".join(library.SIGNS)}'
+    )
+
+
+def _config(network: str, options: dict[str, Any], known: Published, said: Said) -> ConfigDict:
     """The config of a file's network, and of the images that it expects."""
-    names = FORMATS[library]
-    network, options = names.recognise(arrays)
-    if not network:
-        raise UserError(
-            f'{path} holds none of the networks here; files of {names.NAME} are read for '
-            f'{sorted(names.NETWORKS)}'
-        )
-    known = known or published.usual(library, network)
     config = configs.default()
     config.model = network
     config.dataset.num_classes = options.pop('num_classes', None)
     config.dataset.name = 'imagenet2012'
-    config.image_size = options.pop('image_size', known.image_size)
-    config[network].update(options)
-    config.protocol = known.protocol
-    config.crop_fraction = known.crop_fraction
-    config.interpolation = known.interpolation
-    config.preprocessing = known.preprocessing
     config.ema_decay = 0.0
+    for setting in IMAGES:
+        config[setting] = getattr(known, setting)
+    config.image_size = options.pop('image_size', config.image_size)
+    config[network].update(options | said.options)
+    config.update(said.settings)
     return config
 
 
@@ -144,7 +183,7 @@ def _fill(
     model: Network,
     config: ConfigDict,
     arrays: Arrays,
-    new_head: bool,
+    new_head: bool | None,
 ) -> dict[str, Any]:
     """The network's variables with the values of a file."""
     abstract = models.abstract_variables(model, config.image_size)
@@ -168,30 +207,32 @@ def _fill(
                 problems[key] = f'{name} is {value.shape}, not {shape.shape}'
         elif key in scales:
             values[key] = np.ones(shape.shape, shape.dtype)
-        else:
+        elif new_head is False or not _in_head(key):
             problems[key] = f'{name} is missing'
     for key in absent:
         if np.any(arrays.get(names[key], 1) != 1):
             problems[key] = f'{names[key]} is not all ones, and the network has no learned scale'
-    left = arrays.keys() - set(names.values())
-    problems |= {name: f'{name} is left over' for name in sorted(left) if not _auxiliary(name)}
+    left = [name for name in sorted(arrays.keys() - set(names.values())) if not _auxiliary(name)]
+    behind = [name for name in left if library and not library.TRUNK.match(name)]
+    problems |= {name: f'{name} is left over' for name in left if not (new_head and name in behind)}
     if problems:
         listed = [*list(problems.values())[:5], *(['...'] if len(problems) > 5 else [])]
-        hint = '; new_head=True makes a new classifier' if all(map(_in_head, problems)) else ''
+        head = all(_in_head(key) or key in behind for key in problems)
         raise UserError(
             f'{path} does not fit {config.model} ({len(problems)} arrays): '
-            f'{"; ".join(listed)}{hint}'
+            f'{"; ".join(listed)}{f". {NEW_HEAD}" if head else ""}'
         )
     flat = {
         (collection, *key): values['/'.join(key)]
         for collection, tree in abstract.items()
         for key in traverse_util.flatten_dict(tree)
+        if '/'.join(key) in values
     }
     return jax.device_put(traverse_util.unflatten_dict(flat))
 
 
 def _in_head(path: str) -> bool:
-    return path.split('/')[0] in HEADS
+    return head_layer(path) is not None
 
 
 def _auxiliary(name: str) -> bool:

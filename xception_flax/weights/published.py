@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 from xception_flax.base.errors import UserError, nearest
+from xception_flax.weights import hub
 
 KERAS = 'https://storage.googleapis.com/tensorflow/keras-applications'
 TIMM = 'https://huggingface.co/timm'
@@ -127,8 +128,8 @@ def find(source: str) -> tuple[pathlib.Path, Published | None]:
     """Finds a weights file or the folder of a run, and what is known of published weights.
 
     Args:
-      source: a path; or a name of `PUBLISHED`, whose file is taken from the cache of Keras or timm,
-        or downloaded; or NAME=PATH, which says what the file is.
+      source: a path; 'hf-hub:OWNER/NAME', or a name of `PUBLISHED`, whose files are taken from the
+        cache of Keras or of the hub, or downloaded; or NAME=PATH, which says what the file is.
 
     Raises:
       UserError: there is no such name, or its file is not on this machine.
@@ -136,6 +137,8 @@ def find(source: str) -> tuple[pathlib.Path, Published | None]:
     name, given, path = source.partition('=')
     if name in PUBLISHED:
         return pathlib.Path(path).expanduser() if given else _locate(name), PUBLISHED[name]
+    if source.startswith(hub.PREFIX):
+        return hub.fetch(source.removeprefix(hub.PREFIX)), None
     if name.startswith(('keras/', 'timm/')) and not pathlib.Path(source).exists():
         raise UserError(f'there are no weights {name!r}{nearest(name, PUBLISHED)}')
     found = pathlib.Path(source).expanduser()
@@ -144,15 +147,11 @@ def find(source: str) -> tuple[pathlib.Path, Published | None]:
 
 
 def _locate(name: str) -> pathlib.Path:
-    """The file of published weights, from the cache of Keras or timm, or downloaded."""
-    known, home = PUBLISHED[name], pathlib.Path.home()
+    """The file of published weights, or the folder of those on the hub."""
+    known = PUBLISHED[name]
     if not known.md5:
-        hub = home / '.cache/huggingface/hub'
-        found = sorted(hub.glob(f'models--{name.replace("/", "--")}/snapshots/*/{known.file}'))
-        if found:
-            return found[-1]
-        raise UserError(f'{name} is not here: get {known.url} and give {name}=PATH')
-    path = home / '.keras/models' / known.file
+        return hub.fetch(name)
+    path = pathlib.Path.home() / '.keras/models' / known.file
     if not path.is_file():
         import pooch  # slow to import
 

@@ -16,7 +16,7 @@ from xception_flax.base.errors import UserError
 from xception_flax.models import Network
 from xception_flax.runtime import workdirs
 from xception_flax.runtime.checkpoints import Checkpoint, Checkpoints, TrainState
-from xception_flax.weights import export, keras_names, timm_names
+from xception_flax.weights import export, keras_names, keras_order, timm_names
 from xception_flax.weights.arrays import Arrays, by_path, set_network
 
 
@@ -114,7 +114,6 @@ APPLICATIONS = {
     'vgg16': 'VGG16',
     'resnet152': 'ResNet152',
 }
-RESNETS = {(3, 4, 6, 3): 'ResNet50', (3, 4, 23, 3): 'ResNet101', (3, 8, 36, 3): 'ResNet152'}
 
 
 def _save_keras(path: pathlib.Path, model: Network, variables: Any, config: ConfigDict) -> None:
@@ -122,7 +121,7 @@ def _save_keras(path: pathlib.Path, model: Network, variables: Any, config: Conf
     arrays = _theirs(keras_names, config, variables)
     application = APPLICATIONS[config.model]
     if config.model == 'resnet152':
-        application = RESNETS.get(tuple(config.resnet152.stages), application)
+        application = keras_order.RESNETS.get(tuple(config.resnet152.stages), application)
     os.environ.setdefault('KERAS_BACKEND', 'jax')
     try:
         import keras

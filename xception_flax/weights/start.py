@@ -39,7 +39,7 @@ def load_start(config: ConfigDict, shapes: dict[str, Tree]) -> tuple[dict[str, T
       UserError: they cannot be read, or belong to another network.
     """
     path = config.init.weights
-    net = load(path, new_head=config.init.new_head)
+    net = load(path, new_head=config.init.new_head or None)
     _check_network(path, net.config, config)
     there, wanted = (flatten_dict(tree, sep='/') for tree in (net.variables, shapes))
     different = [

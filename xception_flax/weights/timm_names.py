@@ -23,6 +23,13 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     'vgg16': ('vgg16', {}),
     'resnet152': ('resnet152', {'variant': 'timm', 'bn_epsilon': 1e-5}),
 }
+# Arrays by which `recognise` tells the networks, after `canonical`.
+SIGNS = (
+    'conv4.pointwise.weight', 'blocks.0.stack.conv1.conv_dw.weight',
+    'Mixed_7c.branch_pool.conv.weight', '13 convolutions in features', 'layer4.0.conv3.weight',
+)  # fmt: skip
+# Arrays of a trunk, whatever its network.
+TRUNK = re.compile(r'(stem|features|blocks|block\d+|layer\d|conv\d|bn\d|(Conv2d|Mixed)_\w+)\.')
 
 _LEAVES = {
     'kernel': 'weight',
@@ -88,12 +95,37 @@ def to_theirs(array: Any, path: str) -> Any:
 
 
 def canonical(arrays: dict[str, Any]) -> dict[str, Any]:
-    """The arrays of a file without counters of batches; 'last_linear' of Cadene becomes 'fc'."""
-    return {
-        re.sub(r'^last_linear\.', 'fc.', name): array
-        for name, array in arrays.items()
-        if not name.endswith('num_batches_tracked')
-    }
+    """The arrays of a file by timm's names and in timm's layout.
+
+    A prefix of all names goes (`module.`, `_orig_mod.`, `backbone.`), and so do counters of
+    batches. Cadene's and torchvision's names become timm's, and so do the shapes of pointwise
+    kernels in old files.
+    """
+    arrays = {n: a for n, a in arrays.items() if not n.endswith('num_batches_tracked')}
+    while len(arrays) > 1 and len({name.partition('.')[0] for name in arrays}) == 1:
+        if not all('.' in name for name in arrays):
+            break
+        arrays = {name.partition('.')[2]: array for name, array in arrays.items()}
+    if all(re.fullmatch(r'\d+\.\w+', name) for name in arrays):  # VGG's convolutions alone
+        arrays = {f'features.{name}': array for name, array in arrays.items()}
+    found = {}
+    for name, array in arrays.items():
+        new = re.sub(r'^last_linear\.', 'fc.', name)
+        if 'features.0.weight' in arrays and (match := _TORCHVISION_VGG.fullmatch(name)):
+            layer, side = _VGG_HEAD[match[1]]
+            new = f'{layer}.{match[2]}'
+            if side and match[2] == 'weight' and array.ndim == 2:
+                array = array.reshape(len(array), -1, side, side)
+        elif new.endswith('pointwise.weight') and array.ndim == 2:
+            array = array[..., None, None]
+        found[new] = array
+    return found
+
+
+# torchvision's layers of VGG's head: timm's, and the side of the kernels that timm has for them.
+_TORCHVISION_VGG = re.compile(r'classifier\.([036])\.(weight|bias)')
+_VGG_HIDDEN = ('pre_logits.fc1.weight', 'pre_logits.fc2.weight')
+_VGG_HEAD = {'0': ('pre_logits.fc1', 7), '3': ('pre_logits.fc2', 1), '6': ('head.fc', 0)}
 
 
 def recognise(arrays: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -115,8 +147,10 @@ def recognise(arrays: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     elif 'Mixed_7c.branch_pool.conv.weight' in arrays:
         network = 'inception_v3'
         options['auxiliary'] = 'AuxLogits.fc.weight' in arrays
-    elif 'features.0.weight' in arrays and 'pre_logits.fc1.weight' in arrays:
+    elif 'features.0.weight' in arrays and len(_convolutions(arrays)) == 13:
         network = 'vgg16'
+        hidden = [name for name in _VGG_HIDDEN if name in arrays]
+        options['fc_layers'] = tuple(len(arrays[name]) for name in hidden)
         options['batch_norm'] = 'features.1.running_mean' in arrays
         options['bn_epsilon'] = 1e-5
     elif all(layers):
@@ -125,6 +159,12 @@ def recognise(arrays: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if not network:
         return '', {}
     return network, options | NETWORKS[network][1]
+
+
+def _convolutions(arrays: dict[str, Any]) -> list[str]:
+    """The convolutions of VGG."""
+    weights = (name for name in arrays if re.fullmatch(r'features\.\d+\.weight', name))
+    return [name for name in weights if arrays[name].ndim == 4]
 
 
 def _is_dense_convolution(path: str) -> bool:

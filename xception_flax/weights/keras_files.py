@@ -1,0 +1,143 @@
+"""Reads files of Keras 1 to 3 as named arrays, with the configuration that they carry."""
+
+import io
+import json
+import pathlib
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+
+from xception_flax.base.errors import UserError
+from xception_flax.weights.arrays import Arrays
+
+WEIGHTS, CONFIG = 'model.weights.h5', 'config.json'  # members of a .keras file
+CONTAINERS = ('layers', '_layer_checkpoint_dependencies', 'vars')  # groups that are no layers
+
+
+# Arrays, configuration of the model, how it was compiled; {} where the file does not say.
+Content = tuple[Arrays, dict[str, Any], dict[str, Any]]
+
+
+def read_hdf5(path: pathlib.Path) -> Content:
+    """Reads an HDF5 file, `.h5` or `.weights.h5`."""
+    with h5py.File(path, 'r') as file:
+        arrays = _layers(file, path.stat().st_size)
+        return arrays, _json(file, 'model_config'), _json(file, 'training_config')
+
+
+def read_archive(path: pathlib.Path) -> Content:
+    """Reads a `.keras` file."""
+    with zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read(CONFIG)) if CONFIG in archive.namelist() else {}
+        size = archive.getinfo(WEIGHTS).file_size
+        if size > 2 * path.stat().st_size:
+            raise UserError(f'{WEIGHTS} in it says that it unpacks to {size:,} bytes')
+        content = io.BytesIO(archive.read(WEIGHTS))
+    with h5py.File(content, 'r') as file:
+        return _layers(file, size), config, config.get('compile_config') or {}
+
+
+def _json(file: h5py.File, key: str) -> dict[str, Any]:
+    return json.loads(file.attrs[key]) if key in file.attrs else {}
+
+
+def _layers(file: h5py.File, size: int) -> Arrays:
+    """The arrays of a file of `size` bytes."""
+    arrays: Arrays = {}
+    reader = _Reader(size)
+    groups = file.get('model_weights', file)
+    legacy = any(key.startswith('layer_names') for key in groups.attrs)
+    layers = _legacy(groups, reader) if legacy else _keras3(file, reader)
+    for layer, values in layers:
+        if not values:
+            continue
+        roles = _roles(values)
+        for role, value in zip(roles, values, strict=True):
+            if f'{layer}/{role}' in arrays:
+                raise UserError(f'there are two layers named {layer!r} in it')
+            arrays[f'{layer}/{role}'] = value
+    return arrays
+
+
+class _Reader:
+    """Reads arrays, which together may not be larger than twice the file that holds them."""
+
+    def __init__(self, size: int):
+        self._left = 2 * size
+
+    def __call__(self, group: h5py.Group, name: str) -> np.ndarray:
+        dataset = group[name]
+        elsewhere = dataset.external or dataset.is_virtual or dataset.file != group.file
+        self._left -= dataset.nbytes
+        if elsewhere or self._left < 0:
+            what = 'lies in another file' if elsewhere else 'is larger than the file'
+            raise UserError(f'the array {dataset.name} in it {what}')
+        return np.asarray(dataset)
+
+
+def _legacy(groups: h5py.Group, read: _Reader) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Layers in the format of Keras 1 and 2, where array names vary, but not their order."""
+    for name in _strings(groups, 'layer_names'):
+        group = groups[name]
+        names = _strings(group, 'weight_names')
+        owners = [n.split('/')[-2] if '/' in n else name for n in names]
+        if len(set(owners)) == 1:  # a layer, not a model
+            owners = [name] * len(names)
+        for owner in dict.fromkeys(owners):
+            own = [n for n, o in zip(names, owners, strict=True) if o == owner]
+            yield owner, [read(group, n) for n in own]
+
+
+def _strings(group: h5py.Group, key: str) -> list[str]:
+    """The strings of an attribute; long lists are split into key0, key1, ..."""
+    parts = [group.attrs[k] for k in (key, *(f'{key}{i}' for i in range(1000))) if k in group.attrs]
+    return [s.decode() if isinstance(s, bytes) else str(s) for part in parts for s in part]
+
+
+def _keras3(file: h5py.File, read: _Reader) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Layers in the format of Keras 3: groups of numbered arrays.
+
+    A group has the name of its layer's class, and the layer's number among those of that class,
+    such as 'conv2d_7', in the order of the model. Newer files also have the layer's own name.
+    """
+    found: dict[str, h5py.Group] = {}
+
+    def visit(path: str, group: h5py.Group | h5py.Dataset) -> None:
+        others = path.startswith('optimizer') or 'seed_generator' in path
+        if path.endswith('vars') and not others and len(group):
+            found[path] = group
+
+    file.visititems(visit)
+    for path in sorted(found, key=_position):
+        group = found[path]
+        name = group.attrs.get('name')
+        if name is None:
+            name = '/'.join(part for part in path.split('/') if part not in CONTAINERS)
+        yield str(name), [read(group, str(i)) for i in range(len(group))]
+
+
+def _position(path: str) -> tuple[int, list[tuple[str, int]]]:
+    """What sorts layers by their order: 'conv2d_10' after 'conv2d_9', a trunk before its head."""
+    parts = [re.fullmatch(r'(.*?)_?(\d*)', part) for part in path.split('/')]
+    return -len(parts), [(part[1], int(part[2] or 0)) for part in parts if part]
+
+
+# The roles of a layer's arrays, by their ranks; the order of arrays is fixed in Keras.
+_ROLES = {
+    (1, 1, 1, 1): ('scale', 'bias', 'mean', 'var'),
+    (1, 1, 1): ('bias', 'mean', 'var'),
+    (4,): ('kernel',),
+    (4, 1): ('kernel', 'bias'),
+    (2,): ('kernel',),
+    (2, 1): ('kernel', 'bias'),
+    (4, 4): ('depthwise', 'pointwise'),
+}
+
+
+def _roles(values: Sequence[np.ndarray]) -> Sequence[str]:
+    """The role of each array of a layer; its number, if we have no such layer."""
+    return _ROLES.get(tuple(value.ndim for value in values), [str(i) for i in range(len(values))])

@@ -85,6 +85,38 @@ def test_evaluate_measures_the_same(finished, program):
             assert f'{entry["weights"]} weights: top-1 {entry["top1"]:.4f}' in output
 
 
+def test_evaluate_changes_settings_of_the_run_without_a_config_file(finished, program):
+    workdir, _ = finished
+    evaluate = ('-m', 'xception_flax.evaluate', f'--workdir={workdir}')
+    expected = program(*evaluate)
+    split = '--config.dataset.eval_split=train'
+    output = program(*evaluate, split)
+    assert output.count('(1,437 examples)') == 2
+    assert program(*evaluate, f'--config={workdir}/config.json') == expected
+    assert program(*evaluate, f'--config={workdir}/config.json', split) == output
+    # The images stay the network's unless the command line says otherwise.
+    assert program(*evaluate, '--config=configs/digits.py', split) == output
+    assert program(*evaluate, '--config.image_size=24') != expected
+    output = program(*evaluate, '--config.image_sise=24', status=1)
+    assert (
+        output == 'error: there is no setting config.image_sise; did you mean config.image_size?\n'
+    )
+
+
+def test_evaluate_refuses_classes_of_other_names(finished, program, tmp_path):
+    workdir, _ = finished
+    folder = write_class_folders(tmp_path / 'data', {'val': 1}, classes=10)
+    (folder / 'val' / '3').rename(folder / 'val' / '31')
+    output = program(
+        '-m', 'xception_flax.evaluate', f'--workdir={workdir}', '--config.dataset.source=folder',
+        f'--config.dataset.data_dir={folder}', '--config.dataset.eval_split=val', status=1,
+    )  # fmt: skip
+    assert output.endswith(
+        "error: the data has other classes than the network: class 3 is '31' there, and '3' in "
+        'training\n'
+    )
+
+
 def test_compiled_programs_are_kept_beside_the_workdir(finished, program):
     workdir, _ = finished
     args = ('-m', 'xception_flax.evaluate', f'--workdir={workdir}')

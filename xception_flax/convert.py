@@ -1,23 +1,28 @@
-"""Converts trained networks: from Keras, timm or a run, to Keras, timm, a run or a program.
+"""Converts trained networks: from Keras, PyTorch, the hub or a run, to these or to a program.
 
   python -m xception_flax.convert xception.weights.h5 /data/xception   # for evaluate, predict
   python -m xception_flax.convert /tmp/run xception.weights.h5         # for Keras (needs Keras)
   python -m xception_flax.convert /tmp/run xception.safetensors        # for timm
   python -m xception_flax.convert keras/xception /data/xception        # published, downloaded
   python -m xception_flax.convert /tmp/run xception.onnx               # a program; or .stablehlo
+  python -m xception_flax.convert /tmp/run /data/hub --hub             # for timm's local-dir:
+  python -m xception_flax.convert /tmp/run hf-hub:OWNER/NAME           # to the Hugging Face hub
   python -m xception_flax.convert --list                               # all published weights
 
-SOURCE is a file (.h5, .weights.h5, .keras; .safetensors, .pth), the folder of a run (its newest
-checkpoint, averaged weights), a published name, or NAME=FILE. The ending of TARGET says the format.
+SOURCE is a file of Keras or PyTorch, the folder of a run (its newest checkpoint, averaged weights),
+a published name, hf-hub:OWNER/NAME, or NAME=FILE. The ending of TARGET says the format.
 """
 
+import pathlib
 import sys
+import tempfile
 
 from absl import flags
 
 from xception_flax.base.errors import UserError
 from xception_flax.runtime import program
 
+flags.DEFINE_bool('hub', False, 'Write a folder as timm keeps models on the hub.')
 flags.DEFINE_bool('list', False, 'Print the published weights, with accuracy and licence.')
 
 
@@ -34,17 +39,27 @@ def main(*arguments: str) -> None:
 
     import jax
 
-    from xception_flax.weights import saving
+    from xception_flax.weights import hub, saving
     from xception_flax.weights.loading import allow_float64, load
 
-    saving.check_target(target)
+    uploaded, library = target.startswith(hub.PREFIX), 'timm'
+    if not uploaded:
+        saving.check_target(target)
+        library = library if flags.FLAGS.hub else saving.library_of(target)
     allow_float64(source)
     net = load(source)
     count = sum(x.size for x in jax.tree.leaves(net.variables['params']))
     print(f'{source}: {net.config.model}, {net.model.num_classes} classes, {count:,} parameters')
-    net.save(target)
+    if uploaded:
+        with tempfile.TemporaryDirectory() as folder:
+            net.save_for_hub(pathlib.Path(folder) / 'model')
+            target = hub.upload(pathlib.Path(folder) / 'model', target.removeprefix(hub.PREFIX))
+    elif flags.FLAGS.hub:
+        net.save_for_hub(target)
+    else:
+        net.save(target)
     print(f'written to {target}')
-    for line in saving.differences(target, net.model, net.config):
+    for line in saving.differences(library, net.model, net.config):
         print(f'note: {line}', file=sys.stderr)
 
 

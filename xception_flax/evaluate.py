@@ -6,8 +6,9 @@
       --config.dataset.data_dir=/data
 
 The network is that of a run, or of weights that xception_flax.convert reads. The settings are its
-own. With --config=FILE (and --config.SETTING=VALUE) the data is that config's, and for a run the
-image size and the crop, too. Test sets with the classes of ImageNet are named in the config:
+own, and --config.SETTING=VALUE changes them: --config.dataset.data_dir=NEW for data that has moved.
+With --config=FILE the data is that config's; size, crop and protocol of the images stay the
+network's. Test sets with the classes of ImageNet are named in the config:
 
   python -m xception_flax.evaluate --workdir=/tmp/imagenet --config=configs/imagenet.py \
       --config.dataset.name=imagenet_v2/matched-frequency --config.dataset.eval_split=test
@@ -28,7 +29,7 @@ flags.DEFINE_integer('step', None, 'Which checkpoint; the newest by default.')
 flags.DEFINE_enum('crops', None, ('1', '10', '144'), 'Crops per image, in place of config.crops.')
 flags.DEFINE_string('exclude', None, 'File of images that do not count: a name or number per line.')
 
-# Settings that belong to a weights file, whatever data it is measured on.
+# Settings that belong to a network, whatever data it is measured on.
 IMAGES = ('image_size', 'protocol', 'crop_fraction', 'interpolation')
 
 
@@ -38,14 +39,19 @@ def main() -> None:
     if bool(values.weights) == bool(values.workdir):
         raise UserError('give either --workdir=DIR or --weights=FILE')
 
+    from xception_flax.config import reading
     from xception_flax.training.standalone import evaluate_networks
     from xception_flax.weights.loading import allow_float64, load
 
-    where, config = values.weights or values.workdir, values.config
+    where = values.weights or values.workdir
     allow_float64(where)
     net = load(where, values.step)
-    if values.weights and config is not None:
-        config.update({setting: net.config[setting] for setting in IMAGES})
+    config, given = reading.command_line()
+    if config is None:
+        config = net.config.copy_and_resolve_references()
+        config.update_from_flattened_dict(given)
+    else:
+        config.update({setting: net.config[setting] for setting in IMAGES if setting not in given})
     nets = {'loaded': net}
     if values.workdir:
         averaged = {'averaged': net} if net.config.ema_decay else {}
@@ -54,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    program.run(main)
+    program.run(main, changes=True)

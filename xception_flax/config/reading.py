@@ -20,6 +20,7 @@ from xception_flax.config import schema
 
 # Values of settings that had another name in older runs.
 RENAMED = {('augment.crop', 'inception'): 'random'}
+STORED = str(pathlib.Path(__file__).with_name('stored.py'))  # for `--config=RUN/config.json`
 
 
 def define_flag() -> None:
@@ -29,13 +30,14 @@ def define_flag() -> None:
     )
 
 
-def parse_flags(argv: Sequence[str], arguments: str = '') -> list[str]:
+def parse_flags(argv: Sequence[str], arguments: str = '', changes: bool = False) -> list[str]:
     """Parses the command line, for `app.run(flags_parser=...)`: a mistake ends it in one line.
 
     Args:
       argv: the command line.
       arguments: names of what the program takes besides flags, such as 'SOURCE TARGET'; a last one
         that ends in '...' stands for one or more, all in brackets are optional.
+      changes: whether settings may be given without --config=FILE, to change those of a network.
 
     Returns:
       The program's name and the arguments that are not flags.
@@ -47,8 +49,11 @@ def parse_flags(argv: Sequence[str], arguments: str = '') -> list[str]:
         for file in files:
             read_file(file)
         check_keys(keys)
-        if keys and not files:
+        if keys and not files and not changes:
             raise UserError(f'config.{keys[0]} is set, but there is no --config=FILE to change')
+        if keys and not files:
+            argv.insert(1, f'--config={STORED}')
+        argv = [re.sub(r'^((?:--?config=)?)(.*\.json)$', rf'\1{STORED}:\2', arg) for arg in argv]
         rest = flags.FLAGS(argv)
         _check_arguments(rest[1:], arguments)
         if flags.FLAGS['config'].present:
@@ -70,13 +75,15 @@ def _check_arguments(given: Sequence[str], arguments: str) -> None:
 
 
 def read_file(path: str | os.PathLike[str]) -> ConfigDict:
-    """Runs `get_config()` of a config file.
+    """Runs `get_config()` of a config file, or reads the `config.json` of a run.
 
     Raises:
       UserError: there is no such file, or it fails; says at which line.
     """
     if not os.path.isfile(path):
         raise UserError(f'there is no config file {str(path)!r}{_nearby(path)}')
+    if str(path).endswith('.json'):
+        return from_json(pathlib.Path(path))
     try:
         config = runpy.run_path(str(path))['get_config']()
     except Exception as error:
@@ -100,6 +107,15 @@ def start_from(name: str, file: str) -> ConfigDict:
       UserError: there is no such file, or it fails.
     """
     return read_file(os.path.join(os.path.dirname(file), name))
+
+
+def command_line() -> tuple[ConfigDict | None, dict[str, Any]]:
+    """The config of `--config=FILE`, None without one; and the settings given besides, by path."""
+    flag = flags.FLAGS['config']
+    if not flag.present:
+        return None, {}
+    alone = config_flags.get_config_filename(flag) == STORED
+    return None if alone else flags.FLAGS.config, config_flags.get_override_values(flag)
 
 
 def check_keys(keys: Sequence[str]) -> None:

@@ -259,6 +259,12 @@ def _first_line(error: Exception) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
+def saved_steps(workdir: pathlib.Path) -> list[int]:
+    """The steps of a run's checkpoints, in order."""
+    folder = workdir / 'checkpoints'
+    return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
+
+
 def load_variables(
     workdir: pathlib.Path, step: int | None, shapes: dict[str, Tree], averaged: bool
 ) -> dict[str, Tree]:
@@ -273,8 +279,7 @@ def load_variables(
     Raises:
       UserError: there is no such checkpoint, or it is damaged; says which there are.
     """
-    folder = workdir / 'checkpoints'
-    steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
+    folder, steps = workdir / 'checkpoints', saved_steps(workdir)
     if not steps:
         raise UserError(f'{workdir} has no checkpoint yet')
     step = steps[-1] if step is None else step

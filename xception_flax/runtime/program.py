@@ -34,6 +34,7 @@ def run(
     needs: tuple[str, ...] = (),
     alone: bool = False,
     arguments: str = '',
+    changes: bool = False,
 ) -> None:
     """Parses the flags, runs a program's work, and ends the process.
 
@@ -45,12 +46,13 @@ def run(
       needs: flags that must be given.
       alone: whether the program is always a single process.
       arguments: names of its arguments, as for `reading.parse_flags`.
+      changes: whether it takes settings without --config=FILE, likewise.
     """
     memory.keep_freed()
     logging.set_verbosity(logging.WARNING)  # orbax and grain log much; --verbosity=0 shows it
     app.run(
         functools.partial(_run, work, needs, alone),
-        flags_parser=functools.partial(reading.parse_flags, arguments=arguments),
+        flags_parser=functools.partial(reading.parse_flags, arguments=arguments, changes=changes),
     )
 
 

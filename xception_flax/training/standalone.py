@@ -7,7 +7,8 @@ from xception_flax.base import mesh as meshes
 from xception_flax.base.errors import UserError
 from xception_flax.data import imagenet_sets, sources
 from xception_flax.data.reader import Reader
-from xception_flax.data.sources import exclusion
+from xception_flax.data.sources import Source, exclusion
+from xception_flax.inference.classes import imagenet_classes
 from xception_flax.runtime.progress import Progress
 from xception_flax.training.checks import check_batch, check_values
 from xception_flax.training.evaluation import compiled_step, evaluate, task_of
@@ -17,14 +18,14 @@ from xception_flax.weights import Trained
 
 def evaluate_networks(
     nets: dict[str, Trained],
-    config: ConfigDict | None = None,
+    config: ConfigDict,
     crops: int | None = None,
     exclude: str | None = None,
 ) -> dict[str, dict[str, float]]:
     """Evaluates networks of one architecture, by the name of their weights; prints the results.
 
-    The data and its split are those of `config`, by default of the networks. `exclude` is a file of
-    images that do not count (`data.sources.exclusion`). Returns what `evaluate` returns.
+    The data, its split and its images are those of `config`. `exclude` is a file of images that do
+    not count (`data.sources.exclusion`). Returns what `evaluate` returns.
 
     Raises:
       UserError: the data is not there, or has other classes.
@@ -33,11 +34,7 @@ def evaluate_networks(
     config = _settings(net.config, config, crops)
     progress = Progress(total=0, visible=jax.process_index() == 0)
     source = sources.load(config, config.dataset.eval_split)
-    if source.num_classes != net.model.num_classes:
-        raise UserError(
-            f'the network was trained for {net.model.num_classes} classes, but the data has '
-            f'{source.num_classes}'
-        )
+    _check_classes(net, source)
     if exclude:
         whole = len(source)
         source, unmatched = exclusion.exclude(source, exclude, config.loader_threads)
@@ -60,9 +57,27 @@ def evaluate_networks(
     return results
 
 
-def _settings(trained: ConfigDict, config: ConfigDict | None, crops: int | None) -> ConfigDict:
+def _check_classes(net: Trained, source: Source) -> None:
+    """Checks that the classes of the data are those of the network, by number and by name."""
+    if source.num_classes != net.model.num_classes:
+        raise UserError(
+            f'the network was trained for {net.model.num_classes} classes, but the data has '
+            f'{source.num_classes}'
+        )
+    names, ids = net.class_names, list(imagenet_classes())
+    if names is None and set(source.class_names) == set(ids):
+        names = tuple(ids)
+    for number, (trained, found) in enumerate(zip(names or (), source.class_names, strict=False)):
+        if trained != found:
+            raise UserError(
+                f'the data has other classes than the network: class {number} is {found!r} there, '
+                f'and {trained!r} in training'
+            )
+
+
+def _settings(trained: ConfigDict, config: ConfigDict, crops: int | None) -> ConfigDict:
     """The data of `config` with the network of `trained`."""
-    config = (config or trained).copy_and_resolve_references()
+    config = config.copy_and_resolve_references()
     for setting in ('model', 'loss', 'dtype', 'preprocessing'):
         config[setting] = trained[setting]
     config[trained.model] = trained[trained.model]

@@ -1,16 +1,22 @@
 """Models as timm keeps them on the Hugging Face hub: a folder with weights and `config.json`."""
 
+import functools
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
+import xception_flax
 from xception_flax.base.errors import UserError
+from xception_flax.data import protocols
+from xception_flax.models import Network, end_points
+from xception_flax.weights import timm_names
 from xception_flax.weights.arrays import Said
 
 PREFIX = 'hf-hub:'
 CONFIG = 'config.json'
 WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
-INSTALL = "pip install 'huggingface_hub'"
+INSTALL = 'pip install huggingface_hub'
 # Mean and standard deviation of pixels in [0, 1], by name in `config.preprocessing`.
 STATISTICS = {
     'tf': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -18,6 +24,7 @@ STATISTICS = {
     'torch': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 # Arguments of timm's networks that change nothing at inference, or that arrays tell.
+INTERPOLATIONS = {'area': 'box'}  # our name, and timm's, where they differ
 ARGUMENTS = ('num_classes', 'drop_rate', 'drop_path_rate', 'aux_logits')
 DEFAULTS = {'in_chans': 3, 'global_pool': 'avg', 'output_stride': 32}
 
@@ -34,26 +41,17 @@ def fetch(repository: str) -> pathlib.Path:
     Raises:
       UserError: huggingface_hub is not installed, or there is no such model.
     """
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import EntryNotFoundError
-    except ImportError:
-        raise UserError(f'{PREFIX}{repository} needs huggingface_hub: {INSTALL}') from None
+    huggingface_hub = _library(repository)
     name, _, revision = repository.partition('@')
+    download = functools.partial(huggingface_hub.hf_hub_download, name, revision=revision or None)
     try:
-        config = huggingface_hub.hf_hub_download(name, CONFIG, revision=revision or None)
-        for file in WEIGHTS:
-            try:
-                huggingface_hub.hf_hub_download(name, file, revision=revision or None)
-                break
-            except EntryNotFoundError:
-                if file == WEIGHTS[-1]:
-                    raise
+        config = download(CONFIG)
+        try:
+            download(WEIGHTS[0])
+        except huggingface_hub.errors.EntryNotFoundError:
+            download(WEIGHTS[1])
     except Exception as error:  # of the hub, the network and the disk
-        reason = ' '.join(str(error).split())[:200]
-        raise UserError(
-            f'{PREFIX}{repository} cannot be fetched ({type(error).__name__}: {reason})'
-        ) from error
+        raise UserError(f'{PREFIX}{repository} cannot be fetched ({_reason(error)})') from error
     return pathlib.Path(config).parent
 
 
@@ -91,7 +89,11 @@ def _read(config: dict[str, Any], images: dict[str, Any]) -> Said:
         said.problems.append(f'it takes images of {height}x{width}; networks here take squares')
     said.settings['image_size'] = height
     said.settings['crop_fraction'] = float(images.get('crop_pct') or 0.875)
-    said.settings['interpolation'] = images.get('interpolation', 'bilinear')
+    interpolation = images.get('interpolation') or 'bilinear'
+    ours = {theirs: name for name, theirs in INTERPOLATIONS.items()}
+    said.settings['interpolation'] = ours.get(interpolation, interpolation)
+    if said.settings['interpolation'] not in protocols.PROTOCOLS['timm'].interpolations:
+        said.problems.append(f'its images are resized by {interpolation!r}')
     if (mode := images.get('crop_mode') or 'center') != 'center':
         said.problems.append(f'its images are cropped by {mode!r}, not at the centre')
     statistics = tuple(images['mean']), tuple(images['std'])
@@ -108,3 +110,117 @@ def _read(config: dict[str, Any], images: dict[str, Any]) -> Said:
         names = labels.values() if isinstance(labels, dict) else labels
         said.class_names = tuple(str(name) for name in names)
     return said
+
+
+def configuration(model: Network, config: Any, class_names: Sequence[str] | None) -> dict[str, Any]:
+    """What `config.json` says to timm.
+
+    Raises:
+      UserError: timm has no such network, or no such images.
+    """
+    if config.preprocessing not in STATISTICS:
+        raise UserError(
+            f'timm has no images of preprocessing={config.preprocessing}, only {list(STATISTICS)}'
+        )
+    mean, std = STATISTICS[config.preprocessing]
+    interpolation = protocols.setting(config, 'interpolation')
+    images = {
+        'input_size': [3, config.image_size, config.image_size],
+        'interpolation': INTERPOLATIONS.get(interpolation, interpolation),
+        'crop_pct': protocols.setting(config, 'crop_fraction'),
+        'crop_mode': 'center',
+        'mean': mean,
+        'std': std,
+        'num_classes': model.num_classes,
+        'custom_load': False,
+        'fixed_input_size': config.model == 'vgg16',
+    }
+    *_, (_, features) = end_points(model).values()
+    said = {
+        'architecture': timm_names.architecture(config),
+        'num_classes': model.num_classes,
+        'num_features': [features, *getattr(model, 'fc_layers', ())][-1],
+        'global_pool': 'avg',
+        'pretrained_cfg': images,
+    }
+    return said | ({'label_names': list(class_names)} if class_names else {})
+
+
+def card(
+    config: Any,
+    said: dict[str, Any],
+    parameters: int,
+    measured: dict[str, Any] | None,
+    notes: Sequence[str],
+) -> str:
+    """The text of a model card, with what the run measured."""
+    images, size = said['pretrained_cfg'], config.image_size
+    lines = [
+        '---', 'library_name: timm', 'pipeline_tag: image-classification',
+        'tags:', '- image-classification', '- timm', '- xception_flax', '---',
+        f'# {said["architecture"]}', '',
+        f'Trained and written by xception_flax {xception_flax.__version__}.', '',
+        '| | |', '|---|---|',
+        f'| classes | {said["num_classes"]:,} |',
+        f'| parameters | {parameters:,} |',
+        f'| images | {size}x{size}, {images["interpolation"]}, centre {images["crop_pct"]:g} |',
+        f'| probabilities | {config.loss} of what it gives |',
+        f'| trained on | {config.dataset.name or config.dataset.source} |',
+    ]  # fmt: skip
+    if measured:
+        numbers = ', '.join(
+            f'{name} {value:.4f}' for name, value in measured.items() if isinstance(value, float)
+        )
+        lines += [
+            f'| measured on | {measured["split"]}, {measured.get("examples", 0):,} images, '
+            f'{config.crops} crop, protocol {config.protocol}, step {measured["step"]:,} |',
+            f'| result | {numbers} |',
+        ]
+    else:
+        lines += ['| measured | nothing |']
+    for note in notes:
+        lines += ['', f'**Differs in timm:** {note}.']
+    return '\n'.join(
+        [
+            *lines,
+            '', '```python', 'import timm', '',
+            "model = timm.create_model('hf-hub:OWNER/NAME', pretrained=True)  # or local-dir:PATH",
+            '```', '',
+        ]
+    )  # fmt: skip
+
+
+def upload(folder: pathlib.Path, repository: str) -> str:
+    """Uploads a folder as a model; gives its address.
+
+    Args:
+      folder: as `save_for_hub` writes it.
+      repository: OWNER/NAME, which is made if it is not there.
+
+    Raises:
+      UserError: huggingface_hub is not installed, or the hub refuses.
+    """
+    huggingface_hub = _library(repository)
+    try:
+        api = huggingface_hub.HfApi()
+        api.create_repo(repository, exist_ok=True)
+        found = api.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message='Write by xception_flax'
+        )
+    except Exception as error:  # of the hub and the network
+        raise UserError(
+            f'{PREFIX}{repository} cannot be written ({_reason(error)}); `hf auth login` logs in'
+        ) from error
+    return str(found.commit_url)
+
+
+def _library(repository: str) -> Any:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError(f'{PREFIX}{repository} needs huggingface_hub: {INSTALL}') from None
+    return huggingface_hub
+
+
+def _reason(error: Exception) -> str:
+    return f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'

@@ -16,7 +16,7 @@ from xception_flax import models
 from xception_flax.base.errors import UserError
 from xception_flax.config import reading
 from xception_flax.models import Network, head_layer, layers
-from xception_flax.runtime import checkpoints, workdirs
+from xception_flax.runtime import checkpoints, workdirs, writers
 from xception_flax.weights import (
     files,
     hub,
@@ -98,8 +98,11 @@ def load(
 
 def allow_float64(where: str | os.PathLike[str]) -> None:
     """Turns on 64-bit types if `where` is a run in float64; programs call it before `load`."""
-    file = pathlib.Path(where).expanduser() / 'config.json'
-    if file.is_file() and reading.from_json(file).dtype == 'float64':
+    path = pathlib.Path(where).expanduser()
+    file = path / 'config.json'
+    if not file.is_file() or hub.is_repository(path):
+        return
+    if reading.from_json(file).dtype == 'float64':
         jax.config.update('jax_enable_x64', True)
 
 
@@ -115,7 +118,14 @@ def _load_run(workdir: pathlib.Path, step: int | None, weights: str) -> Trained:
     averaged = weights == 'averaged' and bool(config.ema_decay)
     variables = checkpoints.load_variables(workdir, step, shapes, averaged)
     names = workdirs.read_classes(workdir)
-    return Trained(model, variables, config, None if names is None else tuple(names))
+    step = checkpoints.saved_steps(workdir)[-1] if step is None else step
+    kind = 'averaged' if averaged else 'live'
+    entries = writers.read(workdir / 'metrics.jsonl')
+    evaluations = [e for e in entries if (e['step'], e.get('weights')) == (step, kind)]
+    return Trained(
+        model, variables, config, None if names is None else tuple(names),
+        evaluations[-1] if evaluations else None,
+    )  # fmt: skip
 
 
 def _fit(

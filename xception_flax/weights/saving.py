@@ -1,5 +1,6 @@
 """Writes trained networks: for other libraries, as programs, and as the folder of a run."""
 
+import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from xception_flax.base.errors import UserError
 from xception_flax.models import Network
 from xception_flax.runtime import workdirs
 from xception_flax.runtime.checkpoints import Checkpoint, Checkpoints, TrainState
-from xception_flax.weights import export, keras_names, keras_order, timm_names
+from xception_flax.weights import export, hub, keras_names, keras_order, timm_names
 from xception_flax.weights.arrays import Arrays, by_path, set_network
 
 
@@ -44,6 +45,36 @@ def save(
     partial.rename(target)
 
 
+def save_for_hub(
+    folder: str | os.PathLike[str],
+    model: Network,
+    variables: dict[str, Any],
+    config: ConfigDict,
+    class_names: Sequence[str] | None,
+    measured: dict[str, Any] | None,
+) -> None:
+    """Writes a network as timm keeps it on the hub; see `Trained.save_for_hub`.
+
+    Raises:
+      UserError: the folder exists, or timm has no such network or no such images.
+    """
+    target = check_target(folder)
+    if target.suffix:
+        raise UserError(f'{target} has an ending; with --hub the target is a folder')
+    config = config.copy_and_resolve_references()
+    set_network(config, model)
+    said = hub.configuration(model, config, class_names)
+    count = sum(x.size for x in jax.tree.leaves(variables['params']))
+    notes = differences('timm', model, config)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f'.partial-{target.name}')
+    partial.mkdir()
+    _save_timm(partial / hub.WEIGHTS[0], model, variables, config)
+    (partial / hub.CONFIG).write_text(json.dumps(said, indent=2) + '\n')
+    (partial / 'README.md').write_text(hub.card(config, said, count, measured, notes))
+    partial.rename(target)
+
+
 def check_target(path: str | os.PathLike[str]) -> pathlib.Path:
     """The path, checked to be one that `save` can write; else a `UserError` says why not."""
     target = pathlib.Path(path).expanduser().absolute()
@@ -61,14 +92,23 @@ def _kind(path: pathlib.Path) -> str:
     return '.weights.h5' if path.name.endswith('.weights.h5') else path.suffix
 
 
-def differences(path: str | os.PathLike[str], model: Network, config: ConfigDict) -> list[str]:
-    """What the network of the library that reads `path` computes differently, in words."""
-    library = {'.weights.h5': 'keras', '.safetensors': 'timm'}.get(_kind(pathlib.Path(path)), '')
-    return [
+def library_of(path: str | os.PathLike[str]) -> str:
+    """The library that reads what `save` writes to this path: 'keras', 'timm' or ''."""
+    return {'.weights.h5': 'keras', '.safetensors': 'timm'}.get(_kind(pathlib.Path(path)), '')
+
+
+def differences(library: str, model: Network, config: ConfigDict) -> list[str]:
+    """What the network of a library computes differently, in words."""
+    found = [
         f"{library}'s network has {what} (that is {option}={value!r} here)"
         for option, (value, what) in _GRAPHS.get((library, config.model), {}).items()
         if getattr(model, option) != value
     ]
+    if library == 'keras' and config.loss == 'sigmoid':
+        found.append(
+            "keras's network has softmax, unless made with classifier_activation='sigmoid'"
+        )
+    return found
 
 
 # What networks of other libraries compute, by our options; the arrays fit in any case.

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from xception_flax.base.errors import UserError
 from xception_flax.models import vgg16
 
@@ -30,6 +32,8 @@ SIGNS = (
 )  # fmt: skip
 # Arrays of a trunk, whatever its network.
 TRUNK = re.compile(r'(stem|features|blocks|block\d+|layer\d|conv\d|bn\d|(Conv2d|Mixed)_\w+)\.')
+
+_RESNETS = {(3, 4, 6, 3): 'resnet50', (3, 4, 23, 3): 'resnet101', (3, 8, 36, 3): 'resnet152'}
 
 _LEAVES = {
     'kernel': 'weight',
@@ -66,6 +70,25 @@ def names(network: str, paths: Iterable[str]) -> dict[str, str]:
             raise UserError(f'{NETWORKS[network][0]} of timm has no array like {path}')
         found[path] = f'{name}.{_LEAVES[leaf]}'
     return found
+
+
+def architecture(config: ConfigDict) -> str:
+    """The name of a config's network in timm.
+
+    Raises:
+      UserError: timm has no such network.
+    """
+    if config.model not in NETWORKS:
+        raise UserError(f'timm has no {config.model}, only {sorted(NETWORKS)}')
+    options = config[config.model]
+    if config.model == 'vgg16' and options.batch_norm:
+        return 'vgg16_bn'
+    if config.model != 'resnet152':
+        return NETWORKS[config.model][0]
+    stages = tuple(options.stages)
+    if stages not in _RESNETS:
+        raise UserError(f'timm has no ResNet of stages {stages}, only {list(_RESNETS)}')
+    return _RESNETS[stages]
 
 
 def to_ours(array: Any, path: str) -> Any:

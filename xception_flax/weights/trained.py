@@ -29,12 +29,15 @@ class Trained:
       config: settings of the run, or those that published weights expect: image size, crop,
         preprocessing.
       class_names: a name per class, as the data has them; () if it has none, None if not known.
+      measured: of a run: what its evaluation at this step found, as in `metrics.jsonl`, if there
+        was one.
     """
 
     model: Network
     variables: dict[str, Any]
     config: ConfigDict
     class_names: tuple[str, ...] | None = None
+    measured: dict[str, Any] | None = None
 
     def predict(
         self, images: Image | Iterable[Image], top: int = 5, crops: int = 1
@@ -92,6 +95,16 @@ class Trained:
           UserError: the path exists or has another ending, or the format has no such network.
         """
         saving.save(path, self.model, self.variables, self.config, self.class_names)
+
+    def save_for_hub(self, folder: str | os.PathLike[str]) -> None:
+        """Writes what timm reads from the Hugging Face hub: weights, `config.json`, a model card.
+
+        Raises:
+          UserError: the folder exists, or timm has no such network or no such images.
+        """
+        saving.save_for_hub(
+            folder, self.model, self.variables, self.config, self.class_names, self.measured
+        )
 
 
 @functools.cache

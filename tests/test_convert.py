@@ -91,6 +91,17 @@ def test_finetuning_starts_from_them(weights, images):
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
+@pytest.mark.parametrize('weights', ['none.h5', 'keras/exception', 'README.md'])
+def test_wrong_weights_are_told_before_the_data_is_opened(weights, program, tmp_path):
+    output = program(
+        '-m', 'xception_flax.main', '--config=configs/finetune.py', f'--workdir={tmp_path}/run',
+        f'--config.init.weights={weights}', '--config.dataset.data_dir=/nowhere', status=1,
+    )  # fmt: skip
+    assert weights in output
+    assert 'nowhere' not in output
+    assert output.count('\n') == 1
+
+
 @pytest.mark.slow
 def test_a_finetuned_run_keeps_a_frozen_trunk(weights, images, program, tmp_path):
     output = program(

@@ -42,7 +42,7 @@ def test_a_file_without_a_classifier_is_a_start(tmp_path):
     theirs.save_weights(file)
     c = default_config(init__weights=str(file), image_size=71)
     model = build_model(c, 1000)  # as many as a published classifier has
-    loaded, report = start.load_start(c, abstract_variables(model, 71))
+    loaded, report = start.fit_start(start.read_start(c), c, abstract_variables(model, 71))
     assert report == f'starting from {file}; randomly initialised: logits'
     assert loaded['params']['logits'] == {'kernel': None, 'bias': None}
     kernel = loaded['params']['entry_flow']['conv1']['conv']['kernel']
@@ -52,7 +52,7 @@ def test_a_file_without_a_classifier_is_a_start(tmp_path):
 def load(num_classes, **settings):
     """The variables by path, and the report."""
     c = small_config(init__weights='W', **settings)
-    loaded, report = start.load_start(c, shapes(num_classes, **settings))
+    loaded, report = start.fit_start(start.read_start(c), c, shapes(num_classes, **settings))
     return flatten_dict(loaded, sep='/'), report
 
 
@@ -84,7 +84,7 @@ def test_all_is_loaded_except_layers_of_the_head_that_do_not_fit(
 def test_weights_statistics_and_averages_of_a_state_start_there(trained):
     c = small_config(xception__fc_layers=(8,), init__weights='W', init__new_head=True)
     model, wanted = build_model(c, 4), shapes(4, xception__fc_layers=(8,))
-    loaded, _ = start.load_start(c, wanted)
+    loaded, _ = start.fit_start(start.read_start(c), c, wanted)
     create = functools.partial(create_state, model, optax.sgd(0.1), 16, True)
     state = jax.jit(create)(jax.random.key(0), loaded=loaded)
     new = state.params['logits']

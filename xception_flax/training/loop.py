@@ -16,7 +16,7 @@ from xception_flax.base.signals import Stopped, StopSignals
 from xception_flax.data import pipeline
 from xception_flax.data.reader import Reader
 from xception_flax.runtime import workdirs, writers
-from xception_flax.runtime.checkpoints import Checkpoint, Checkpoints
+from xception_flax.runtime.checkpoints import Checkpoint, Checkpoints, saved_steps
 from xception_flax.runtime.progress import Progress, duration
 from xception_flax.training import freezing, metrics
 from xception_flax.training.evaluation import evaluate
@@ -42,7 +42,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, stop: StopSignals | None = 
       UserError: a setting cannot work (nothing has been done then), or data or disk fail.
       Stopped: a signal came; all work is saved.
     """
-    run = set_up(config)
+    run = set_up(config, fresh=not saved_steps(workdir))
     progress = Progress(run.durations.total, visible=jax.process_index() == 0)
     _introduce(run, progress)
     with (

@@ -20,7 +20,7 @@ from xception_flax.training.metrics import Task
 from xception_flax.training.optimizers import make_optimizer, make_schedule
 from xception_flax.training.state import create_state
 from xception_flax.training.step import make_train_step
-from xception_flax.weights.start import load_start
+from xception_flax.weights.start import fit_start, read_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +58,22 @@ class Run:
     title: str
 
 
-def set_up(config: ConfigDict, mesh: Mesh | None = None) -> Run:
-    """Checks a config and prepares its run, on all devices unless `mesh` has others.
+def set_up(config: ConfigDict, mesh: Mesh | None = None, fresh: bool = False) -> Run:
+    """Checks a config and prepares its run.
+
+    Args:
+      config: the config.
+      mesh: the devices; None for all.
+      fresh: whether the run is known to be new: the weights that it starts from are read at once,
+        so that a mistake in them is told before the data is opened.
 
     Raises:
-      UserError: a setting cannot work, or the data is not there.
+      UserError: a setting cannot work, or the data or the weights are not there.
     """
     checks.check_values(config)
     if config.dtype == 'float64':
         jax.config.update('jax_enable_x64', True)
+    start = read_start(config) if fresh and config.init.weights else None
     train_source, eval_source = _open_data(config)
     mesh = mesh or meshes.make_mesh()
     _check_processes(config, train_source, eval_source)
@@ -97,7 +104,8 @@ def set_up(config: ConfigDict, mesh: Mesh | None = None) -> Run:
     def init() -> tuple[TrainState, str]:
         loaded, origin = None, 'starting from random weights'
         if config.init.weights:
-            loaded, origin = load_start(config, abstract_state.variables('live'))
+            net = start or read_start(config)
+            loaded, origin = fit_start(net, config, abstract_state.variables('live'))
             processes.check_same(str(checksums(loaded)), 'initial weights')
         return jax.jit(create, out_shardings=everywhere)(rng, loaded=loaded), origin
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from xception_flax.base.errors import UserError
 from xception_flax.models import head_layer
 from xception_flax.weights.loading import load
+from xception_flax.weights.trained import Trained
 
 Tree = Any
 
@@ -21,13 +22,27 @@ FREE_OPTIONS = (
 )  # fmt: skip
 
 
-def load_start(config: ConfigDict, shapes: dict[str, Tree]) -> tuple[dict[str, Tree], str]:
+def read_start(config: ConfigDict) -> Trained:
     """Reads `config.init.weights`.
+
+    Raises:
+      UserError: they cannot be read, or belong to another network.
+    """
+    net = load(config.init.weights, new_head=config.init.new_head or None)
+    _check_network(config.init.weights, net.config, config)
+    return net
+
+
+def fit_start(
+    net: Trained, config: ConfigDict, shapes: dict[str, Tree]
+) -> tuple[dict[str, Tree], str]:
+    """Fits the weights that a run starts from to its network.
 
     Layers of the head that are missing there or have another shape are left to be initialised, and
     so is the classifier with `config.init.new_head`; all else has to fit.
 
     Args:
+      net: as `read_start` gives it.
       config: the run's config.
       shapes: shapes and types of the network's variables, {'params', 'batch_stats'}.
 
@@ -36,11 +51,9 @@ def load_start(config: ConfigDict, shapes: dict[str, Tree]) -> tuple[dict[str, T
       come from.
 
     Raises:
-      UserError: they cannot be read, or belong to another network.
+      UserError: an array of the trunk is missing, left over or of another shape.
     """
     path = config.init.weights
-    net = load(path, new_head=config.init.new_head or None)
-    _check_network(path, net.config, config)
     there, wanted = (flatten_dict(tree, sep='/') for tree in (net.variables, shapes))
     different = [
         key

@@ -5,7 +5,13 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """States what is wrong, where, and what to do; programs print it without a traceback."""
+    """States what is wrong, where, and what to do; programs print it without a traceback.
+
+    The message is one line that can be printed, whatever a damaged file has put into it.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(''.join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

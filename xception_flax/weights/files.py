@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import h5py
+import numpy as np
 import safetensors.numpy
 
 from xception_flax.base.errors import UserError
@@ -59,6 +60,9 @@ def read(path: pathlib.Path) -> Content:
         ) from error
     if not content.arrays:
         raise UserError(f'{path} is {kind}, but holds no weights')
+    for name, array in content.arrays.items():
+        if not np.can_cast(array.dtype, np.float64, 'same_kind'):
+            raise UserError(f'{path} is {kind}, whose array {name!r} is of {array.dtype}')
     return content
 
 

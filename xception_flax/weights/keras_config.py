@@ -29,15 +29,19 @@ def read(network: str, model: dict[str, Any], training: dict[str, Any]) -> Said:
       training: how it was compiled; {} if the file does not say.
     """
     said = Said()
-    layers = list(_flatten(model)) if model else []
-    places = [i for i, layer in enumerate(layers) if layer['class_name'] in CONVOLUTIONS]
-    if not places:
-        return said
-    # The trunk ends where its features are pooled.
-    end = next((i for i in range(places[-1], len(layers)) if _in_head(layers[i])), len(layers))
-    _read_images(layers[: places[0]], said)
-    _read_trunk(network, layers[places[0] : end], said)
-    _read_head(models.MODELS[network].FLAT_HEAD, layers[end:], training, said)
+    try:
+        layers = list(_flatten(model)) if model else []
+        places = [i for i, layer in enumerate(layers) if layer['class_name'] in CONVOLUTIONS]
+        if not places:
+            return said
+        # The trunk ends where its features are pooled.
+        end = next((i for i in range(places[-1], len(layers)) if _in_head(layers[i])), len(layers))
+        _read_images(layers[: places[0]], said)
+        _read_trunk(network, layers[places[0] : end], said)
+        _read_head(models.MODELS[network].FLAT_HEAD, layers[end:], training, said)
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+        said.problems.append(f'its configuration is damaged ({reason})')
     return said
 
 

@@ -32,12 +32,14 @@ def read_hdf5(path: pathlib.Path) -> Content:
 def read_archive(path: pathlib.Path) -> Content:
     """Reads a `.keras` file."""
     with zipfile.ZipFile(path) as archive:
-        config = json.loads(archive.read(CONFIG)) if CONFIG in archive.namelist() else {}
-        size = archive.getinfo(WEIGHTS).file_size
-        if size > 2 * path.stat().st_size:
-            raise UserError(f'{WEIGHTS} in it says that it unpacks to {size:,} bytes')
+        sizes = {member.filename: member.file_size for member in archive.infolist()}
+        for name in {CONFIG, WEIGHTS} & sizes.keys():
+            if sizes[name] > 2 * path.stat().st_size:
+                raise UserError(f'{name} in it says that it unpacks to {sizes[name]:,} bytes')
+        config = json.loads(archive.read(CONFIG)) if CONFIG in sizes else {}
         content = io.BytesIO(archive.read(WEIGHTS))
     with h5py.File(content, 'r') as file:
+        size = sizes[WEIGHTS]
         return _layers(file, size), config, config.get('compile_config') or {}
 
 

@@ -13,9 +13,7 @@ SOURCE is a file of Keras or PyTorch, the folder of a run (its newest checkpoint
 a published name, hf-hub:OWNER/NAME, or NAME=FILE. The ending of TARGET says the format.
 """
 
-import pathlib
 import sys
-import tempfile
 
 from absl import flags
 
@@ -39,27 +37,17 @@ def main(*arguments: str) -> None:
 
     import jax
 
-    from xception_flax.weights import hub, saving
+    from xception_flax.weights import saving
     from xception_flax.weights.loading import allow_float64, load
 
-    uploaded, library = target.startswith(hub.PREFIX), 'timm'
-    if not uploaded:
-        saving.check_target(target)
-        library = library if flags.FLAGS.hub else saving.library_of(target)
+    for_hub = flags.FLAGS.hub
+    saving.check_target(target, for_hub)
     allow_float64(source)
     net = load(source)
     count = sum(x.size for x in jax.tree.leaves(net.variables['params']))
     print(f'{source}: {net.config.model}, {net.model.num_classes} classes, {count:,} parameters')
-    if uploaded:
-        with tempfile.TemporaryDirectory() as folder:
-            net.save_for_hub(pathlib.Path(folder) / 'model')
-            target = hub.upload(pathlib.Path(folder) / 'model', target.removeprefix(hub.PREFIX))
-    elif flags.FLAGS.hub:
-        net.save_for_hub(target)
-    else:
-        net.save(target)
-    print(f'written to {target}')
-    for line in saving.differences(library, net.model, net.config):
+    print(f'written to {net.save(target, for_hub)}')
+    for line in saving.differences(target, net.model, net.config, for_hub):
         print(f'note: {line}', file=sys.stderr)
 
 

@@ -29,9 +29,6 @@ flags.DEFINE_integer('step', None, 'Which checkpoint; the newest by default.')
 flags.DEFINE_enum('crops', None, ('1', '10', '144'), 'Crops per image, in place of config.crops.')
 flags.DEFINE_string('exclude', None, 'File of images that do not count: a name or number per line.')
 
-# Settings that belong to a network, whatever data it is measured on.
-IMAGES = ('image_size', 'protocol', 'crop_fraction', 'interpolation')
-
 
 def main() -> None:
     """Evaluates by the flags."""
@@ -40,18 +37,13 @@ def main() -> None:
         raise UserError('give either --workdir=DIR or --weights=FILE')
 
     from xception_flax.config import reading
-    from xception_flax.training.standalone import evaluate_networks
+    from xception_flax.training.standalone import evaluate_networks, settings_for
     from xception_flax.weights.loading import allow_float64, load
 
     where = values.weights or values.workdir
     allow_float64(where)
     net = load(where, values.step)
-    config, given = reading.command_line()
-    if config is None:
-        config = net.config.copy_and_resolve_references()
-        config.update_from_flattened_dict(given)
-    else:
-        config.update({setting: net.config[setting] for setting in IMAGES if setting not in given})
+    config = settings_for(net.config, *reading.command_line())
     nets = {'loaded': net}
     if values.workdir:
         averaged = {'averaged': net} if net.config.ema_decay else {}

@@ -37,7 +37,7 @@ def net():
 @pytest.fixture(scope='module')
 def folder(net, tmp_path_factory):
     path = tmp_path_factory.mktemp('hub') / 'net'
-    net.save_for_hub(path)
+    net.save(path, for_hub=True)
     return path
 
 
@@ -80,7 +80,7 @@ def test_the_card_has_the_numbers_of_the_run(folder):
 def test_the_card_says_what_differs_in_timm(tmp_path):
     model = xception_flax.create_model('xception', 3)
     net = xception_flax.Trained(model, random_variables(model, 71), default_config(image_size=71))
-    net.save_for_hub(tmp_path / 'net')
+    net.save(tmp_path / 'net', for_hub=True)
     card = (tmp_path / 'net' / 'README.md').read_text()
     assert "**Differs in timm:** timm's network has max pools of symmetric padding" in card
     assert '| measured | nothing |' in card
@@ -98,7 +98,7 @@ def test_what_timm_does_not_have_is_an_error(settings, options, says, tmp_path):
     config = default_config(**settings)
     model = xception_flax.create_model(config.model, 3, **options)
     with pytest.raises(UserError, match=says):
-        xception_flax.Trained(model, {}, config).save_for_hub(tmp_path / 'net')
+        xception_flax.Trained(model, {}, config).save(tmp_path / 'net', for_hub=True)
     assert not list(tmp_path.iterdir())
 
 

@@ -112,8 +112,8 @@ def test_from_kerass_graph_to_timm_and_back_nothing_changes(tmp_path):
     loaded = xception_flax.load(tmp_path / 'x.safetensors')
     assert same(loaded.variables, net.variables)
     assert (loaded.model.variant, loaded.model.bn_epsilon) == ('timm', 1e-5)
-    assert differences('keras', net.model, net.config) == []
-    assert len(differences('timm', net.model, net.config)) == 2  # padding and epsilon
+    assert differences('x.weights.h5', net.model, net.config) == []
+    assert len(differences('x.safetensors', net.model, net.config)) == 2  # padding and epsilon
 
 
 class TestErrors:
@@ -124,6 +124,20 @@ class TestErrors:
             network(name, size, **options).save(target)
         assert '\n' not in str(error.value)
         return str(error.value)
+
+    def test_a_vgg_of_another_size(self, tmp_path):
+        message = self.message(tmp_path / 'x.safetensors', 'vgg16', 32, fc_layers=(8,))
+        assert message == 'vgg16 of timm takes images of 224x224 only'
+        with pytest.raises(UserError, match='224x224 only'):
+            network('vgg16', 32, fc_layers=(8,)).save(tmp_path / 'hub', for_hub=True)
+        assert list(tmp_path.iterdir()) == []  # nothing remains
+
+    def test_what_a_killed_program_left_is_not_in_the_way(self, tmp_path):
+        for name in ('run', 'hub'):
+            (tmp_path / f'.partial-{name}').mkdir()
+        net = network('lenet5', 32)
+        net.save(tmp_path / 'run')
+        assert [path.name for path in tmp_path.glob('*run*')] == ['run']
 
     def test_a_target_that_exists(self, tmp_path):
         (tmp_path / 'x.safetensors').write_bytes(b'mine')

@@ -1,5 +1,7 @@
 """Evaluates trained networks outside of a run."""
 
+from typing import Any
+
 import jax
 from ml_collections import ConfigDict
 
@@ -14,6 +16,23 @@ from xception_flax.training.checks import check_batch, check_values
 from xception_flax.training.evaluation import compiled_step, evaluate, task_of
 from xception_flax.training.metrics import results_line
 from xception_flax.weights import Trained
+
+# Settings that belong to a network, whatever data it is measured on.
+IMAGES = ('image_size', 'protocol', 'crop_fraction', 'interpolation')
+
+
+def settings_for(trained: ConfigDict, file: ConfigDict | None, given: dict[str, Any]) -> ConfigDict:
+    """The settings to measure a network by.
+
+    Args:
+      trained: those of the network.
+      file: those of a config file, whose data is measured; None without one.
+      given: settings of the command line by path, which come before all others.
+    """
+    config = (file or trained).copy_and_resolve_references()
+    config.update({setting: trained[setting] for setting in IMAGES})
+    config.update_from_flattened_dict(given)
+    return config
 
 
 def evaluate_networks(

@@ -1,12 +1,12 @@
 """Models as timm keeps them on the Hugging Face hub: a folder with weights and `config.json`."""
 
 import functools
+import importlib.metadata
 import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import xception_flax
 from xception_flax.base.errors import UserError
 from xception_flax.data import protocols
 from xception_flax.models import Network, end_points
@@ -159,7 +159,7 @@ def card(
         '---', 'library_name: timm', 'pipeline_tag: image-classification',
         'tags:', '- image-classification', '- timm', '- xception_flax', '---',
         f'# {said["architecture"]}', '',
-        f'Trained and written by xception_flax {xception_flax.__version__}.', '',
+        f'Trained and written by xception_flax {importlib.metadata.version("xception_flax")}.', '',
         '| | |', '|---|---|',
         f'| classes | {said["num_classes"]:,} |',
         f'| parameters | {parameters:,} |',
@@ -194,7 +194,7 @@ def upload(folder: pathlib.Path, repository: str) -> str:
     """Uploads a folder as a model; gives its address.
 
     Args:
-      folder: as `save_for_hub` writes it.
+      folder: as `Trained.save` writes it.
       repository: OWNER/NAME, which is made if it is not there.
 
     Raises:

@@ -1,7 +1,10 @@
 """Reads files of Keras 1 to 3 as named arrays, with the configuration that they carry."""
 
 import io
+import itertools
 import json
+import math
+import mmap
 import pathlib
 import re
 import zipfile
@@ -15,6 +18,8 @@ from xception_flax.base.errors import UserError
 from xception_flax.weights.arrays import Arrays
 
 WEIGHTS, CONFIG = 'model.weights.h5', 'config.json'  # members of a .keras file
+HEAP = b'GCOL\x01\0\0\0'  # a global heap of HDF5: signature, version, reserved
+LARGEST_ATTRIBUTE = 64e6  # bytes; Keras splits lists at 64 kB
 CONTAINERS = ('layers', '_layer_checkpoint_dependencies', 'vars')  # groups that are no layers
 
 
@@ -24,6 +29,8 @@ Content = tuple[Arrays, dict[str, Any], dict[str, Any]]
 
 def read_hdf5(path: pathlib.Path) -> Content:
     """Reads an HDF5 file, `.h5` or `.weights.h5`."""
+    with path.open('rb') as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        _check_heaps(content)
     with h5py.File(path, 'r') as file:
         arrays = _layers(file, path.stat().st_size)
         return arrays, _json(file, 'model_config'), _json(file, 'training_config')
@@ -38,13 +45,37 @@ def read_archive(path: pathlib.Path) -> Content:
                 raise UserError(f'{name} in it says that it unpacks to {sizes[name]:,} bytes')
         config = json.loads(archive.read(CONFIG)) if CONFIG in sizes else {}
         content = io.BytesIO(archive.read(WEIGHTS))
+    _check_heaps(content.getvalue())
     with h5py.File(content, 'r') as file:
         size = sizes[WEIGHTS]
         return _layers(file, size), config, config.get('compile_config') or {}
 
 
+def _check_heaps(content: bytes | mmap.mmap) -> None:
+    """Refuses what libhdf5 1.14.6 reads for ever: free space without a size in a global heap."""
+    start = content.find(HEAP)
+    while start >= 0:
+        end = min(len(content), start + int.from_bytes(content[start + 8 : start + 16], 'little'))
+        at = start + 16
+        while at + 16 <= end:
+            number = int.from_bytes(content[at : at + 2], 'little')
+            size = int.from_bytes(content[at + 8 : at + 16], 'little')
+            if number == size == 0:
+                raise UserError('its heap of strings is damaged')
+            at += 16 + (size + 7) // 8 * 8 if number else size
+        start = content.find(HEAP, start + 1)
+
+
 def _json(file: h5py.File, key: str) -> dict[str, Any]:
-    return json.loads(file.attrs[key]) if key in file.attrs else {}
+    return json.loads(_attribute(file, key)) if key in file.attrs else {}
+
+
+def _attribute(group: h5py.Group, key: str) -> Any:
+    """An attribute, unless a damaged file says that it is enormous."""
+    found = group.attrs.get_id(key)
+    if math.prod(found.shape) * found.dtype.itemsize > LARGEST_ATTRIBUTE:
+        raise UserError(f'the attribute {key!r} in it has the shape {found.shape}')
+    return group.attrs[key]
 
 
 def _layers(file: h5py.File, size: int) -> Arrays:
@@ -96,7 +127,11 @@ def _legacy(groups: h5py.Group, read: _Reader) -> Iterator[tuple[str, list[np.nd
 
 def _strings(group: h5py.Group, key: str) -> list[str]:
     """The strings of an attribute; long lists are split into key0, key1, ..."""
-    parts = [group.attrs[k] for k in (key, *(f'{key}{i}' for i in range(1000))) if k in group.attrs]
+    split = itertools.takewhile(
+        lambda k: k in group.attrs, (f'{key}{i}' for i in itertools.count())
+    )
+    keys = [key, *split] if key in group.attrs else [*split]
+    parts = [_attribute(group, k) for k in keys]
     return [s.decode() if isinstance(s, bytes) else str(s) for part in parts for s in part]
 
 

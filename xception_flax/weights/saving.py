@@ -1,9 +1,12 @@
 """Writes trained networks: for other libraries, as programs, and as the folder of a run."""
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -27,78 +30,84 @@ def save(
     variables: dict[str, Any],
     config: ConfigDict,
     class_names: Sequence[str] | None = None,
-) -> None:
-    """Writes a network; see `Trained.save`, whose fields these are.
+    measured: dict[str, Any] | None = None,
+    for_hub: bool = False,
+) -> str:
+    """Writes a network; see `Trained.save`, whose fields and arguments these are.
+
+    Returns:
+      Where it is now.
 
     Raises:
-      UserError: the path exists or has another ending, or the format has no such network.
+      UserError: the path exists or has another ending, the format has no such network, or the hub
+        refuses it.
     """
-    target = check_target(path)
     config = config.copy_and_resolve_references()
     set_network(config, model)
+    if os.fspath(path).startswith(hub.PREFIX):
+        with tempfile.TemporaryDirectory() as folder:
+            local = pathlib.Path(folder) / 'model'
+            save(local, model, variables, config, class_names, measured, for_hub=True)
+            return hub.upload(local, os.fspath(path).removeprefix(hub.PREFIX))
+    target = check_target(path, for_hub)
+    with _whole(target) as partial:
+        if for_hub:
+            _save_for_hub(partial, model, variables, config, class_names, measured)
+        elif target.suffix:
+            _WRITERS[_kind(target)](partial, model, variables, config)
+        else:
+            _save_run(partial, variables, config, class_names)
+    return str(target)
+
+
+@contextlib.contextmanager
+def _whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a path to write to, which becomes the target; nothing remains of what fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f'.partial-{target.name}')
-    if target.suffix:
-        _WRITERS[_kind(target)](partial, model, variables, config)
+    _remove(partial)  # of a program that was killed
+    try:
+        yield partial
+        partial.rename(target)
+    finally:
+        _remove(partial)
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
     else:
-        _save_run(partial, variables, config, class_names)
-    partial.rename(target)
+        path.unlink(missing_ok=True)
 
 
-def save_for_hub(
-    folder: str | os.PathLike[str],
-    model: Network,
-    variables: dict[str, Any],
-    config: ConfigDict,
-    class_names: Sequence[str] | None,
-    measured: dict[str, Any] | None,
-) -> None:
-    """Writes a network as timm keeps it on the hub; see `Trained.save_for_hub`.
-
-    Raises:
-      UserError: the folder exists, or timm has no such network or no such images.
-    """
-    target = check_target(folder)
-    if target.suffix:
-        raise UserError(f'{target} has an ending; with --hub the target is a folder')
-    config = config.copy_and_resolve_references()
-    set_network(config, model)
-    said = hub.configuration(model, config, class_names)
-    count = sum(x.size for x in jax.tree.leaves(variables['params']))
-    notes = differences('timm', model, config)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f'.partial-{target.name}')
-    partial.mkdir()
-    _save_timm(partial / hub.WEIGHTS[0], model, variables, config)
-    (partial / hub.CONFIG).write_text(json.dumps(said, indent=2) + '\n')
-    (partial / 'README.md').write_text(hub.card(config, said, count, measured, notes))
-    partial.rename(target)
-
-
-def check_target(path: str | os.PathLike[str]) -> pathlib.Path:
+def check_target(path: str | os.PathLike[str], for_hub: bool = False) -> pathlib.Path:
     """The path, checked to be one that `save` can write; else a `UserError` says why not."""
+    if os.fspath(path).startswith(hub.PREFIX):
+        return pathlib.Path(path)
     target = pathlib.Path(path).expanduser().absolute()
     if target.exists():
         raise UserError(f'{target} exists already; remove it, or give another name')
-    if target.suffix and _kind(target) not in _WRITERS:
+    if target.suffix and (for_hub or _kind(target) not in _WRITERS):
         raise UserError(
             f'{target} has no ending of a format: for Keras it is .weights.h5, for timm '
-            '.safetensors, for programs .stablehlo or .onnx; the folder of a run has none'
+            '.safetensors, for programs .stablehlo or .onnx; the folder of a run, or for the hub, '
+            'has none'
         )
     return target
 
 
 def _kind(path: pathlib.Path) -> str:
+    if str(path).startswith(hub.PREFIX):
+        return '.safetensors'
     return '.weights.h5' if path.name.endswith('.weights.h5') else path.suffix
 
 
-def library_of(path: str | os.PathLike[str]) -> str:
-    """The library that reads what `save` writes to this path: 'keras', 'timm' or ''."""
-    return {'.weights.h5': 'keras', '.safetensors': 'timm'}.get(_kind(pathlib.Path(path)), '')
-
-
-def differences(library: str, model: Network, config: ConfigDict) -> list[str]:
-    """What the network of a library computes differently, in words."""
+def differences(
+    path: str | os.PathLike[str], model: Network, config: ConfigDict, for_hub: bool = False
+) -> list[str]:
+    """What the network of the library that reads the saved one computes differently, in words."""
+    kind = '.safetensors' if for_hub else _kind(pathlib.Path(path))
+    library = {'.weights.h5': 'keras', '.safetensors': 'timm'}.get(kind, '')
     found = [
         f"{library}'s network has {what} (that is {option}={value!r} here)"
         for option, (value, what) in _GRAPHS.get((library, config.model), {}).items()
@@ -198,6 +207,23 @@ _ROLES = {
     'moving_mean': 'mean',
     'moving_variance': 'var',
 }
+
+
+def _save_for_hub(
+    path: pathlib.Path,
+    model: Network,
+    variables: Any,
+    config: ConfigDict,
+    class_names: Sequence[str] | None,
+    measured: dict[str, Any] | None,
+) -> None:
+    path.mkdir()
+    _save_timm(path / hub.WEIGHTS[0], model, variables, config)
+    said = hub.configuration(model, config, class_names)
+    count = sum(x.size for x in jax.tree.leaves(variables['params']))
+    notes = differences('', model, config, for_hub=True)
+    (path / hub.CONFIG).write_text(json.dumps(said, indent=2) + '\n')
+    (path / 'README.md').write_text(hub.card(config, said, count, measured, notes))
 
 
 def _save_run(

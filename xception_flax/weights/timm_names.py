@@ -108,11 +108,17 @@ def to_ours(array: Any, path: str) -> Any:
 
 
 def to_theirs(array: Any, path: str) -> Any:
-    """Our array in the layout of timm; undoes `to_ours`."""
+    """Our array in the layout of timm; undoes `to_ours`.
+
+    Raises:
+      UserError: it is of a VGG for images of another size than timm's takes.
+    """
     if not path.endswith('kernel'):
         return array
     if _is_dense_convolution(path):
         side = 7 if path == 'fc1/kernel' else 1
+        if side == 7 and len(array) != 512 * side**2:
+            raise UserError('vgg16 of timm takes images of 224x224 only')
         array = array.reshape(side, side, -1, array.shape[-1])
     return array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)
 

@@ -84,26 +84,25 @@ class Trained:
         found = jax.jit(_features, static_argnames='model')(self.model, self.variables, x)
         return {name: found[name] for name in _feature_names(self.model)}
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], for_hub: bool = False) -> str:
         """Writes the network; `load` reads all but the programs.
 
         Args:
           path: ends in .weights.h5 (for Keras; needs Keras), .safetensors (for timm), .stablehlo or
             .onnx (programs with the weights in them); without an ending, the folder of a run.
+            'hf-hub:OWNER/NAME' is a model of the Hugging Face hub.
+          for_hub: whether to write a folder as timm keeps models on the hub: weights, `config.json`
+            and a model card.
+
+        Returns:
+          Where it is now.
 
         Raises:
-          UserError: the path exists or has another ending, or the format has no such network.
+          UserError: the path exists or has another ending, the format has no such network, or the
+            hub refuses it.
         """
-        saving.save(path, self.model, self.variables, self.config, self.class_names)
-
-    def save_for_hub(self, folder: str | os.PathLike[str]) -> None:
-        """Writes what timm reads from the Hugging Face hub: weights, `config.json`, a model card.
-
-        Raises:
-          UserError: the folder exists, or timm has no such network or no such images.
-        """
-        saving.save_for_hub(
-            folder, self.model, self.variables, self.config, self.class_names, self.measured
+        return saving.save(
+            path, self.model, self.variables, self.config, self.class_names, self.measured, for_hub
         )
 
 

@@ -5,7 +5,7 @@
 
     flowers/train/rose/1.jpg ...   flowers/val/rose/7.jpg ...
 
-The weights are a file of Keras or timm, or the folder of a run. The config has to name the same
+The weights are what xception_flax.convert reads, or a run. The config has to name the same
 network; otherwise the error lists the settings to add. The classifier is new; to keep it, for the
 same classes as before, give `--config.init.new_head=False`. For a TFDS set instead of a folder:
 

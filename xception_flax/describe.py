@@ -19,7 +19,7 @@ from xception_flax.runtime import program
 
 flags.declare_key_flag('config')
 flags.declare_key_flag('workdir')
-flags.DEFINE_string('weights', None, 'A weights file of Keras or timm, whose network to describe.')
+flags.DEFINE_string('weights', None, 'Weights that convert reads, whose network to describe.')
 flags.DEFINE_multi_string('save', [], 'Draw it to this .svg or .png; may be given several times.')
 flags.DEFINE_bool('json', False, 'Print one JSON object instead of tables.')
 

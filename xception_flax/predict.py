@@ -4,7 +4,7 @@
   python -m xception_flax.predict photos/ more.png --weights=xception.h5 --top=3 --save=labels.png
 
 IMAGE is a JPEG or PNG file, or a folder, with all images in it and its subfolders. The network is
-that of a run or of a weights file, and images are prepared as in evaluation. An image that cannot
+that of a run or of weights, and images are prepared as in evaluation. An image that cannot
 be read is reported in one line; the others are classified, and the status is 1.
 """
 
@@ -16,7 +16,7 @@ from xception_flax.base.errors import UserError
 from xception_flax.runtime import program
 
 flags.declare_key_flag('workdir')
-flags.DEFINE_string('weights', None, 'A weights file of Keras or timm, in place of --workdir.')
+flags.DEFINE_string('weights', None, 'Weights that convert reads, in place of --workdir.')
 flags.DEFINE_integer('step', None, 'Which checkpoint of the run; the newest by default.')
 flags.DEFINE_integer('top', 5, 'Number of labels per image.', lower_bound=1)
 flags.DEFINE_enum('crops', '1', ('1', '10', '144'), 'Crops per image, averaged.')

@@ -4,8 +4,8 @@
     python experiments/faults/weights.py --count=2000
 
 Each file is loaded in a process of its own. It has to end with the weights, or with one line;
-within 30 seconds; with less memory than twice the size of the file, and 48 MB for Python's own; and
-without starting a program, opening a connection or writing a file. Prints a table, and every
+within 30 seconds; with less memory than twice the size of the file, and 48 MB for Python's own;
+and without starting a program, opening a connection or writing a file. Prints a table, and every
 attempt that ended otherwise, with its seed.
 """
 
@@ -28,13 +28,14 @@ from collections.abc import Callable
 import h5py
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import xception_flax
 from xception_flax import config as configs
 from xception_flax import models
 from xception_flax.base.errors import UserError
 from xception_flax.models.layers import widen
+from xception_flax.runtime import program
 
 flags.DEFINE_integer('count', 2000, 'Files of each format.', lower_bound=1)
 flags.DEFINE_integer('seed', 0, 'Seed of the first file.')
@@ -293,9 +294,8 @@ def _resident() -> int:
     return pages * os.sysconf('SC_PAGE_SIZE')
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Tries all formats."""
-    del argv
     values = flags.FLAGS
     # Only the weights are of interest: shapes are computed once, and arrays stay on the host.
     models.abstract_variables = functools.cache(models.abstract_variables)
@@ -341,4 +341,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    program.run(main, alone=True)

@@ -3,7 +3,7 @@
 import ast
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, start
 
 PROGRAMS = [
     path
@@ -30,3 +30,13 @@ def test_help_shows_the_docstring(path, program):
     as_module = f'python -m {module}' in text
     output = program(*(('-m', module) if as_module else (str(relative),)), '--help')
     assert ast.get_docstring(ast.parse(text)).splitlines()[0] in output
+
+
+@pytest.mark.slow
+def test_damaged_weights_files_end_in_one_line():
+    """A few of the files of the campaign; those of PyTorch need PyTorch."""
+    arguments = ('--formats=x.h5,x.weights.h5,x.keras', '--count=25')
+    process = start('experiments/faults/weights.py', *arguments)
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert output.count(' 25 of ') == 3

@@ -44,7 +44,7 @@ def default() -> ConfigDict:
         c[name] = ConfigDict(models.options(name))
 
     c.init = ConfigDict()  # what a run starts from
-    # A weights file of Keras or timm, or the folder of a run; '' for random weights. The network
+    # Weights that xception_flax.convert reads, or a run; '' for random weights. The network
     # has to be the same. A classifier with another number of classes is initialised.
     c.init.weights = ''
     c.init.new_head = False  # initialise the classifier even if the number of classes is the same

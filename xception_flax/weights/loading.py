@@ -1,4 +1,4 @@
-"""Loads a trained network: a run's, or one that Keras or timm wrote."""
+"""Loads a trained network: a run's, or one of Keras, PyTorch or the Hugging Face hub."""
 
 import os
 import pathlib

@@ -19,8 +19,9 @@ What is trained:
     --config.optimizer.layer_decay=0.8       everything, at learning rates that fall by this factor
                                              per block from the classifier to the stem
 
-To train a probe first and then everything, start a second run from the first:
-`--config.init.weights=/tmp/probe --config.init.new_head=False`.
+To train a probe first and then more, start a second run from the first:
+`--config.init.weights=/tmp/probe --config.init.new_head=False`. On few images add
+`--config.frozen_statistics=True`: batch norm keeps the statistics of the first training.
 
 Measured on small images: experiments/finetune/.
 """

@@ -2,6 +2,7 @@ import functools
 
 import flax.linen as nn
 import jax
+import keras
 import numpy as np
 import optax
 import pytest
@@ -121,6 +122,74 @@ def test_gradients_are_those_of_the_whole_network_in_inference_mode():
             np.testing.assert_allclose(
                 flatten_dict(after.params, sep='/')[key], moved, rtol=1e-5, atol=1e-6
             )
+
+
+def test_frozen_statistics_are_those_of_keras_called_with_training_false():
+    """Two steps of SGD on all parameters, by Keras's own training of the same small network."""
+    keras.utils.set_random_seed(0)
+    trunk = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(8, 3, 2, 'same', use_bias=False, name='conv1'),
+            keras.layers.BatchNormalization(name='bn1'),
+            keras.layers.ReLU(),
+            keras.layers.Conv2D(8, 3, 1, 'same', use_bias=False, name='conv2'),
+            keras.layers.BatchNormalization(name='bn2'),
+            keras.layers.ReLU(),
+        ]
+    )
+    pool, fc1, logits = (
+        keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(8, 'relu'), keras.layers.Dense(4),
+    )  # fmt: skip
+
+    class Tuned(keras.Model):
+        """Not a functional model: there Keras 3.15.1 forgets `training=False` while it trains."""
+
+        def call(self, x):
+            return logits(fc1(pool(trunk(x, training=False))))
+
+    theirs = Tuned()
+    theirs.trunk, theirs.head = trunk, [fc1, logits]
+    theirs(np.zeros((1, 8, 8, 3)))
+    values = variables()
+    flow, stats = values['params']['entry_flow'], values['batch_stats']['entry_flow']
+
+    def arrays():
+        """Ours beside those of Keras, in which they are set."""
+        for i, unit in enumerate(('conv1', 'conv2'), start=1):
+            yield flow[unit]['conv']['kernel'], trunk.get_layer(f'conv{i}').kernel
+            norm = trunk.get_layer(f'bn{i}')
+            yield flow[unit]['bn']['scale'], norm.gamma
+            yield flow[unit]['bn']['bias'], norm.beta
+            yield stats[unit]['bn']['mean'], norm.moving_mean
+            yield stats[unit]['bn']['var'], norm.moving_variance
+        for name, layer in (('fc1', fc1), ('logits', logits)):
+            yield values['params'][name]['kernel'], layer.kernel
+            yield values['params'][name]['bias'], layer.bias
+
+    for ours, variable in arrays():
+        variable.assign(ours)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    theirs.compile(keras.optimizers.SGD(RATE), loss)
+    images = np.asarray(scale(IMAGES['image'], 'tf'))
+    for _ in range(2):
+        theirs.train_on_batch(images, IMAGES['label'])
+
+    c = config(frozen_statistics=True)
+    _, after, _ = walk(c, (), steps=2, optimizer=optax.sgd(RATE))
+    values = {'params': after.params, 'batch_stats': after.batch_stats}
+    flow, stats = values['params']['entry_flow'], values['batch_stats']['entry_flow']
+    for ours, variable in arrays():
+        np.testing.assert_allclose(ours, variable, rtol=1e-5, atol=1e-5)  # float32
+    before = variables()['batch_stats']
+    jax.tree.map(np.testing.assert_array_equal, after.batch_stats, before)
+    assert (
+        np.abs(
+            after.params['entry_flow']['conv1']['conv']['kernel']
+            - variables()['params']['entry_flow']['conv1']['conv']['kernel']
+        ).max()
+        > 1e-4
+    )
 
 
 def test_batch_norm_outside_frozen_modules_normalises_by_the_batch():

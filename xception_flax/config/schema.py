@@ -51,6 +51,9 @@ def default() -> ConfigDict:
     # Modules that keep their parameters and statistics: 'trunk' (everything but the classifier and
     # its fully connected layers) or names, 'entry_flow,middle_flow/block1'; '' for none.
     c.frozen = ''
+    # Whether batch norm normalises by its running statistics and keeps them in all modules, also in
+    # those that are trained: `training=False` in Keras's guide to fine-tuning.
+    c.frozen_statistics = False
 
     c.dataset = ConfigDict()
     c.dataset.source = 'tfds'  # 'tfds', 'folder', 'digits', 'fashion_mnist', 'synthetic'

@@ -21,9 +21,9 @@ from xception_flax.data import protocols
 # would not fit or have another origin, examples would be seen twice or never, or steps, in which
 # schedules count, would change their meaning (to save memory, `accumulation` may change).
 BOUND = (
-    'model', 'seed', 'batch_size', 'init.weights', 'init.new_head', 'frozen', 'optimizer.name',
-    'preprocessing', 'dataset.source', 'dataset.name', 'dataset.version', 'dataset.train_split',
-    'dataset.num_classes',
+    'model', 'seed', 'batch_size', 'init.weights', 'init.new_head', 'frozen', 'frozen_statistics',
+    'optimizer.name', 'preprocessing', 'dataset.source', 'dataset.name', 'dataset.version',
+    'dataset.train_split', 'dataset.num_classes',
 )  # fmt: skip
 
 

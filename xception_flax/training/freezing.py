@@ -19,6 +19,7 @@ from xception_flax.models.layers import BatchNorm
 Tree = Any
 
 TRUNK = 'trunk'  # everything but the head
+EVERYTHING = ('',)  # as paths of modules
 
 
 def frozen_modules(config: ConfigDict, model: nn.Module) -> tuple[str, ...]:
@@ -74,15 +75,15 @@ def merge(tree: Tree, other: Tree) -> Tree:
     )
 
 
-def frozen_batch_norm(frozen: Sequence[str]) -> contextlib.AbstractContextManager[None]:
-    """A context in which batch norm of frozen modules uses its running statistics."""
+def frozen_batch_norm(modules: Sequence[str]) -> contextlib.AbstractContextManager[None]:
+    """A context in which batch norm of these modules uses its running statistics."""
 
     def intercept(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
         module = context.module
         if (
             isinstance(module, BatchNorm)
             and context.method_name == '__call__'
-            and _within('/'.join(module.path), frozen)
+            and _within('/'.join(module.path), modules)
         ):
             call = inspect.signature(method).bind(*args, **kwargs)
             call.arguments['train'] = False
@@ -93,7 +94,7 @@ def frozen_batch_norm(frozen: Sequence[str]) -> contextlib.AbstractContextManage
 
 
 def _within(path: str, modules: Sequence[str]) -> bool:
-    return any(f'{path}/'.startswith(f'{module}/') for module in modules)
+    return any(not module or f'{path}/'.startswith(f'{module}/') for module in modules)
 
 
 def _path(path: Sequence[Any]) -> str:

@@ -45,7 +45,8 @@ def make_train_step(
     dropout and mixup.
 
     Only trainable parameters get gradients, clipping and updates. `frozen` modules keep their
-    parameters and statistics and normalise as in inference.
+    parameters and statistics and normalise as in inference; with `config.frozen_statistics` all do
+    the latter two.
 
     Args:
       model: the network.
@@ -58,6 +59,7 @@ def make_train_step(
     lowering = () if mesh is None else (mesh.devices.flat[0].platform, meshes.sharded(mesh))
     loss_of_images = losses.LOSSES[config.loss]
     task = Task(config.loss, np.ones(model.num_classes))
+    inferring = freezing.EVERYTHING if config.frozen_statistics else frozen
 
     def forward(params: Any, state: TrainState, batch: Batch, rng: jax.Array) -> tuple[Any, Any]:
         mix_rng, dropout_rng = jax.random.split(rng)
@@ -74,7 +76,7 @@ def make_train_step(
             'batch_stats': state.batch_stats,
         }
         logits: Any
-        with freezing.frozen_batch_norm(frozen), ops.lowerings(config.lowering, *lowering):
+        with freezing.frozen_batch_norm(inferring), ops.lowerings(config.lowering, *lowering):
             logits, updates = model.apply(
                 variables,
                 images,
@@ -88,7 +90,7 @@ def make_train_step(
             for more in jax.tree.leaves(updates.get('auxiliary', {}))
         ]
         total = loss + config.auxiliary_weight * sum(auxiliary)
-        batch_stats, _ = freezing.partition(updates.get('batch_stats', {}), frozen)
+        batch_stats, _ = freezing.partition(updates.get('batch_stats', {}), inferring)
         shown = metrics.logged(logits, batch['label'], task)
         return total, (batch_stats, {'loss': loss, **shown})
 

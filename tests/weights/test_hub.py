@@ -113,7 +113,7 @@ TIMM = {  # as timm writes it
 
 def said(tmp_path, config):
     (tmp_path / 'config.json').write_text(json.dumps(config))
-    return hub.read_config(tmp_path)
+    return hub.read_config(tmp_path, 'legacy_xception')
 
 
 def test_a_configuration_of_timm_is_read(tmp_path):
@@ -145,15 +145,24 @@ def test_what_no_network_here_does_is_a_problem(images, arguments, problem, tmp_
     assert problem in found
 
 
+@pytest.mark.parametrize(
+    ('name', 'problem'), [('xception', ''), ('resnetaa50', "its network is 'resnetaa50'")]
+)
+def test_other_networks_with_the_same_arrays_are_a_problem(name, problem, tmp_path):
+    found = said(tmp_path, TIMM | {'architecture': name}).problems
+    assert bool(found) == bool(problem)
+    assert problem in ' '.join(found)
+
+
 def test_a_folder_without_a_configuration_is_an_error(tmp_path):
     safetensors.numpy.save_file({'fc.weight': np.zeros(3)}, tmp_path / 'model.safetensors')
     with pytest.raises(UserError, match='none of the networks here'):
         xception_flax.load(tmp_path)
     with pytest.raises(UserError, match=r'config\.json, which says what images'):
-        hub.read_config(tmp_path)
+        hub.read_config(tmp_path, 'resnet50')
     (tmp_path / 'config.json').write_text('[1]')
     with pytest.raises(UserError, match='is no configuration of timm'):
-        hub.read_config(tmp_path)
+        hub.read_config(tmp_path, 'resnet50')
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

@@ -23,6 +23,11 @@ STATISTICS = {
     'unit': ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     'torch': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+# Architectures by names of older versions.
+OLD_NAMES = {
+    'xception': 'legacy_xception',
+    **dict.fromkeys(('tf_inception_v3', 'adv_inception_v3', 'gluon_inception_v3'), 'inception_v3'),
+}
 # Arguments of timm's networks that change nothing at inference, or that arrays tell.
 INTERPOLATIONS = {'area': 'box'}  # our name, and timm's, where they differ
 ARGUMENTS = ('num_classes', 'drop_rate', 'drop_path_rate', 'aux_logits')
@@ -65,8 +70,13 @@ def weights_file(folder: pathlib.Path) -> pathlib.Path:
     return next(folder / file for file in WEIGHTS if (folder / file).is_file())
 
 
-def read_config(folder: pathlib.Path) -> Said:
+def read_config(folder: pathlib.Path, architecture: str) -> Said:
     """Reads what `config.json` says of the images, the classes and the network.
+
+    Args:
+      folder: with a model of the hub.
+      architecture: timm's name of the network that its weights belong to. Others have the same
+        arrays, and compute something else.
 
     Raises:
       UserError: it is not there, or is no configuration of timm.
@@ -74,8 +84,11 @@ def read_config(folder: pathlib.Path) -> Said:
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding='utf-8'))
-        images = config.get('pretrained_cfg', config)
-        return _read(config, images)
+        said = _read(config, config.get('pretrained_cfg', config))
+        found = OLD_NAMES.get(config['architecture'], config['architecture'])
+        if found != architecture:
+            said.problems.append(f'its network is {found!r}, which is not {architecture!r}')
+        return said
     except FileNotFoundError:
         raise UserError(f'there is no {path}, which says what images the weights expect') from None
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
@@ -137,7 +150,7 @@ def configuration(model: Network, config: Any, class_names: Sequence[str] | None
     }
     *_, (_, features) = end_points(model).values()
     said = {
-        'architecture': timm_names.architecture(config),
+        'architecture': timm_names.architecture(config.model, config[config.model]),
         'num_classes': model.num_classes,
         'num_features': [features, *getattr(model, 'fc_layers', ())][-1],
         'global_pool': 'avg',

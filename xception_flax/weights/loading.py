@@ -88,7 +88,7 @@ def load(
     arrays = library.canonical(content.arrays)
     network, options = _recognise(path, library, arrays)
     if repository:
-        said = hub.read_config(path)
+        said = hub.read_config(path, timm_names.architecture(network, options))
     else:
         said = keras_config.read(network, content.model, content.training)
     known = known or published.usual(content.library, network)

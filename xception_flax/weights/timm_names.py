@@ -6,10 +6,8 @@ A path such as 'entry_flow/block1/sepconv1/depthwise/kernel' names an array in t
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from xception_flax.base.errors import UserError
 from xception_flax.models import vgg16
@@ -72,20 +70,19 @@ def names(network: str, paths: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def architecture(config: ConfigDict) -> str:
-    """The name of a config's network in timm.
+def architecture(network: str, options: Mapping[str, Any]) -> str:
+    """The name of our network, with its options, in timm.
 
     Raises:
       UserError: timm has no such network.
     """
-    if config.model not in NETWORKS:
-        raise UserError(f'timm has no {config.model}, only {sorted(NETWORKS)}')
-    options = config[config.model]
-    if config.model == 'vgg16' and options.batch_norm:
+    if network not in NETWORKS:
+        raise UserError(f'timm has no {network}, only {sorted(NETWORKS)}')
+    if network == 'vgg16' and options['batch_norm']:
         return 'vgg16_bn'
-    if config.model != 'resnet152':
-        return NETWORKS[config.model][0]
-    stages = tuple(options.stages)
+    if network != 'resnet152':
+        return NETWORKS[network][0]
+    stages = tuple(options['stages'])
     if stages not in _RESNETS:
         raise UserError(f'timm has no ResNet of stages {stages}, only {list(_RESNETS)}')
     return _RESNETS[stages]

@@ -157,3 +157,21 @@ def test_a_bad_json_is_one_line(tmp_path, text, says):
 def test_a_missing_json_says_that_there_is_no_run(tmp_path):
     with pytest.raises(UserError, match='holds no run'):
         reading.from_json(tmp_path / 'config.json')
+
+
+def test_a_stored_config_is_a_config_file_and_other_json_files_are_not(tmp_path, monkeypatch):
+    c = configs.default()
+    c.batch_size = 7
+    path = tmp_path / 'config.json'
+    path.write_text(reading.to_json(c))
+    for given in ([f'--config={path}'], ['--config', str(path)]):
+        values = flags.FlagValues()
+        monkeypatch.setattr(flags, 'FLAGS', values)
+        argv = ['main', *given, '--config.seed=3', '--output=numbers.json']
+        monkeypatch.setattr('sys.argv', argv)
+        reading.config_flags.DEFINE_config_file('config', None, 'a config', flag_values=values)
+        flags.DEFINE_string('output', None, 'a file', flag_values=values)
+        assert reading.parse_flags(argv) == ['main']
+        assert (values.config.batch_size, values.config.seed) == (7, 3)
+        assert values.output == 'numbers.json'
+        assert reading.command_line() == (values.config, {'seed': 3})

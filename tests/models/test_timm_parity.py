@@ -63,7 +63,7 @@ def test_the_layout_of_timm_and_back_changes_nothing():
         'conv1/kernel': (3, 5, 2, 4),
         'sepconv1/depthwise/kernel': (3, 3, 1, 4),
         'logits/kernel': (6, 3),
-        'fc1/kernel': (7 * 7 * 2, 3),
+        'fc1/kernel': (7 * 7 * 512, 3),
         'fc2/kernel': (5, 3),
         'bn/scale': (7,),
     }.items():

@@ -115,7 +115,7 @@ def test_it_is_a_frozen_value(net):
     with pytest.raises(dataclasses.FrozenInstanceError):
         net.variables = {}
     fields = [field.name for field in dataclasses.fields(net)]
-    assert fields == ['model', 'variables', 'config', 'class_names']
+    assert fields == ['model', 'variables', 'config', 'class_names', 'measured']
     changed = dataclasses.replace(net, class_names=None)
     assert (changed.model, changed.class_names) == (net.model, None)
     assert net.class_names == CLASSES

@@ -7,11 +7,16 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """States what is wrong, where, and what to do; programs print it without a traceback.
 
-    The message is one line that can be printed, whatever a damaged file has put into it.
+    Whatever a damaged file has put into the message, a terminal can print it.
     """
 
     def __init__(self, message: str):
-        super().__init__(''.join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+        super().__init__('\n'.join(printable(line) for line in message.split('\n')))
+
+
+def printable(text: str) -> str:
+    """The text on one line, with escapes for what cannot be printed."""
+    return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -53,7 +53,11 @@ def parse_flags(argv: Sequence[str], arguments: str = '', changes: bool = False)
             raise UserError(f'config.{keys[0]} is set, but there is no --config=FILE to change')
         if keys and not files:
             argv.insert(1, f'--config={STORED}')
-        argv = [re.sub(r'^((?:--?config=)?)(.*\.json)$', rf'\1{STORED}:\2', arg) for arg in argv]
+        for file in filter(lambda file: file.endswith('.json'), files):
+            spelled = (file, f'--config={file}', f'-config={file}')
+            argv = [
+                arg.replace(file, f'{STORED}:{file}') if arg in spelled else arg for arg in argv
+            ]
         rest = flags.FLAGS(argv)
         _check_arguments(rest[1:], arguments)
         if flags.FLAGS['config'].present:

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import safetensors.numpy
 
-from xception_flax.base.errors import UserError
+from xception_flax.base.errors import UserError, printable
 from xception_flax.weights import keras_files, pth
 from xception_flax.weights.arrays import Arrays
 
@@ -52,7 +52,7 @@ def read(path: pathlib.Path) -> Content:
     try:
         content = reader(path)
     except UserError as error:
-        raise UserError(f'{path} cannot be read: {error}') from error
+        raise UserError(f'{path} cannot be read: {printable(str(error))}') from error
     except Exception as error:  # h5py, zipfile, pickle and safetensors raise many types
         reason = ' '.join(str(error).split())[:200]
         raise UserError(
@@ -60,6 +60,8 @@ def read(path: pathlib.Path) -> Content:
         ) from error
     if not content.arrays:
         raise UserError(f'{path} is {kind}, but holds no weights')
+    names = {printable(name): array for name, array in content.arrays.items()}
+    content = dataclasses.replace(content, arrays=names)
     for name, array in content.arrays.items():
         if not np.can_cast(array.dtype, np.float64, 'same_kind'):
             raise UserError(f'{path} is {kind}, whose array {name!r} is of {array.dtype}')

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from xception_flax import config as configs
 from xception_flax import models
-from xception_flax.base.errors import UserError
+from xception_flax.base.errors import UserError, printable
 from xception_flax.config import reading
 from xception_flax.models import Network, head_layer, layers
 from xception_flax.runtime import checkpoints, workdirs, writers
@@ -139,9 +139,9 @@ def _fit(
 ) -> Trained:
     """The arrays of a file, by its library's names or our own, as a network's variables."""
     if said.problems:
-        raise UserError(f'{path} cannot be used here: {"; ".join(said.problems)}')
+        raise UserError(f'{path} cannot be used here: {printable("; ".join(said.problems))}')
     if said.head_problems and not new_head:
-        raise UserError(f'{path}: {"; ".join(said.head_problems)}. {NEW_HEAD}')
+        raise UserError(f'{path}: {printable("; ".join(said.head_problems))}. {NEW_HEAD}')
     if model is not None:
         set_network(config, model)
     elif config.dataset.num_classes is None and new_head is False:

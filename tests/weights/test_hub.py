@@ -134,9 +134,12 @@ def test_a_configuration_of_timm_is_read(tmp_path):
         ({'crop_mode': 'squash'}, {}, "cropped by 'squash'"),
         ({'interpolation': 'hamming'}, {}, "resized by 'hamming'"),
         ({'mean': [0.48, 0.46, 0.41]}, {}, 'pixels have the mean'),
-        ({'input_size': [3, 224, 299]}, {}, 'images of 224x299'),
+        ({'input_size': [3, 224, 299]}, {}, 'images of [3, 224, 299]'),
         ({}, {'global_pool': 'max'}, "made with global_pool='max'"),
         ({}, {'in_chans': 1}, 'made with in_chans=1'),
+        ({'input_size': [3, '224', '224']}, {}, 'here they are [3, S, S]'),
+        ({'input_size': [1, 224, 224]}, {}, 'here they are [3, S, S]'),
+        ({'crop_pct': 2.0}, {}, 'its crop_pct is 2.0'),
     ],
 )
 def test_what_no_network_here_does_is_a_problem(images, arguments, problem, tmp_path):
@@ -267,6 +270,29 @@ def test_a_model_is_uploaded_fetched_and_found_again(server, folder, program, tm
     (served / 'me/net/model.safetensors').unlink()
     offline = {**env, 'HF_HUB_OFFLINE': '1'}
     assert program(*predict, str(image), '--weights=hf-hub:me/net', '--json', **offline) == expected
+
+
+def test_other_forms_of_a_configuration(folder, tmp_path):
+    pooled = TIMM | {'global_pool': 'max'}
+    assert "made with global_pool='max'" in said(tmp_path, {**pooled, 'model_args': {}}).problems[0]
+    gaps = TIMM | {'label_names': {'2': 'c', '0': 'a'}}
+    assert said(tmp_path, gaps).class_names == ('a', 'class 1', 'c')
+    config = json.loads((folder / 'config.json').read_text())
+    (tmp_path / 'model.safetensors').symlink_to(folder / 'model.safetensors')
+    (tmp_path / 'config.json').write_text(json.dumps(config | {'label_names': ['a', 'b']}))
+    with pytest.raises(UserError, match='has 2 names for 3 classes'):
+        xception_flax.load(tmp_path)
+    config['pretrained_cfg']['input_size'] = [3, 28, 28]
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(UserError, match='images of 28 pixels; xception here takes'):
+        xception_flax.load(tmp_path)
+
+
+def test_the_name_of_a_network_in_a_checkpoint_is_checked():
+    for name in ('resnet50', 'resnet50.a1_in1k', 'my_model'):
+        assert hub.read_architecture(name, 'resnet50').problems == []
+    (problem,) = hub.read_architecture('resnetblur50', 'resnet50').problems
+    assert problem == "its network is 'resnetblur50', which is not 'resnet50'"
 
 
 def test_what_the_hub_does_not_have_is_an_error(server, program, tmp_path):

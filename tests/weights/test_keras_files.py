@@ -234,7 +234,9 @@ HEADS = {
 
 
 @pytest.mark.parametrize('head', HEADS)
-@pytest.mark.parametrize('suffix', ['.keras', '.h5', '.weights.h5'])
+@pytest.mark.parametrize(
+    'suffix', ['.keras', *(pytest.param(x, marks=pytest.mark.slow) for x in ('.h5', '.weights.h5'))]
+)
 def test_heads_give_the_probabilities_of_keras(head, suffix, tmp_path):
     model = with_head(*(kind(**options) for kind, options in HEADS[head]))
     file = tmp_path / f'tuned{suffix}'
@@ -284,6 +286,10 @@ def test_the_activation_is_that_of_the_file(head, training, loss):
         ([POOLED, layers.Dense(4), layers.Dense(3, 'softmax')], {}, "'linear', not relu"),
         ([POOLED, layers.BatchNormalization(), layers.Dense(3)], {}, 'BatchNormalization'),
         ([POOLED, layers.Dense(3, 'tanh')], {}, "activation 'tanh'"),
+        ([POOLED, layers.Dense(3)], {'loss': 'categorical_hinge'}, 'other values than'),
+        ([POOLED, layers.Dense(4), layers.ReLU(0.05), layers.Dense(3)], {}, '(ReLU)'),
+        ([POOLED, layers.Dense(4, 'relu'), *[layers.Dense(4, 'relu')] * 2, layers.Dense(3)],
+         {}, '(Dense)'),
         ([POOLED, layers.Dense(1)], {'loss': 'mse'}, 'other values than probabilities'),
         ([POOLED, layers.Dense(4, 'relu'), layers.LayerNormalization(), layers.Dense(3, 'softmax')],
          {}, 'LayerNormalization'),
@@ -312,7 +318,8 @@ class Halved(layers.Layer):
         ([lambda x: x / 255.0], 'unit', ''),
         ([layers.Rescaling(1 / 100)], None, 'scales pixels by 0.01 and adds 0'),
         ([layers.Rescaling([1 / 255, 1 / 255, 1 / 250])], None, 'changes the images'),
-        ([keras.applications.vgg16.preprocess_input], None, 'changes the images'),
+        ([keras.applications.vgg16.preprocess_input], 'caffe', ''),
+        ([layers.RandAugment(), layers.MixUp()], None, ''),
         ([layers.Normalization(mean=[0.5] * 3, variance=[1] * 3)], None, 'changes the images'),
         ([layers.Resizing(71, 71)], None, 'changes the images'),
         ([Halved()], None, 'changes the images'),
@@ -342,6 +349,20 @@ def test_a_trunk_that_is_not_keras_s_is_a_problem():
     assert 'channels_first' in change('data_format', 'channels_first', 'MaxPooling2D')
 
 
+@pytest.mark.parametrize('between', [layers.Rescaling(5.0), layers.LeakyReLU(), layers.ReLU(6.0)])
+def test_a_layer_between_trunk_and_pooling_is_a_problem(between):
+    found = said(with_head(between, POOLED, layers.Dense(3, 'softmax')))
+    assert "Keras's network has no layer like" in found.problems[0]
+
+
+def test_a_second_output_is_a_problem_of_the_head():
+    inputs = keras.Input((71, 71, 3))
+    x = POOLED(application('Xception', 71)(inputs))
+    x = layers.Dense(8, 'relu')(x)
+    model = keras.Model(inputs, [layers.Dense(8, 'relu')(x), layers.Dense(3, 'softmax')(x)])
+    assert 'it has 2 outputs' in said(model).head_problems
+
+
 @pytest.mark.parametrize('name', ['Xception', 'VGG16', 'ResNet50', 'InceptionV3'])
 def test_networks_of_keras_have_no_problems(name):
     theirs = getattr(keras.applications, name)(weights=None)
@@ -355,6 +376,47 @@ def test_the_input_of_a_file_is_used_or_a_problem():
     assert said(free).settings == {}
     wide = keras.applications.Xception(weights=None, include_top=False, input_shape=(71, 96, 3))
     assert 'networks here take [S, S, 3]' in said(wide).problems[0]
+
+
+def test_a_partly_frozen_trunk_is_read_from_old_files(tmp_path):
+    """In the group of a nested model its trainable arrays come first."""
+    trunk = keras.applications.Xception(weights=None, include_top=False, input_shape=(71, 71, 3))
+    for layer in trunk.layers[:60]:
+        layer.trainable = False
+    model = keras.Sequential([trunk, layers.GlobalAveragePooling2D(), layers.Dense(3, 'softmax')])
+    model.save(tmp_path / 'x.h5')
+    model.save(tmp_path / 'x.keras')
+    old, new = (xception_flax.load(tmp_path / name).variables for name in ('x.h5', 'x.keras'))
+    jax.tree.map(np.testing.assert_array_equal, old, new)
+
+
+def test_a_classifier_without_a_bias_has_one_of_zeros(tmp_path):
+    model = with_head(POOLED, layers.Dense(3, 'softmax', use_bias=False))
+    model.save(tmp_path / 'x.keras')
+    logits = xception_flax.load(tmp_path / 'x.keras').variables['params']['logits']
+    np.testing.assert_array_equal(logits['kernel'], model.layers[-1].kernel)
+    np.testing.assert_array_equal(logits['bias'], np.zeros(3))
+
+
+def test_what_a_vgg_says_of_the_size_of_images(tmp_path):
+    trunk = keras.applications.VGG16(weights=None, include_top=False, input_shape=(96, 96, 3))
+    pooled = keras.Sequential([trunk, layers.GlobalAveragePooling2D(), layers.Dense(5)])
+    pooled.save_weights(tmp_path / 'pooled.weights.h5')
+    pooled.save(tmp_path / 'pooled.keras')
+    with pytest.raises(UserError, match='for the mean of the features, or for images of 32x32'):
+        xception_flax.load(tmp_path / 'pooled.weights.h5')
+    with pytest.raises(UserError, match='starts with GlobalAveragePooling2D'):
+        xception_flax.load(tmp_path / 'pooled.keras')
+    flat = keras.Sequential([trunk, layers.Flatten(), layers.Dense(5, 'softmax')])
+    flat.save_weights(tmp_path / 'flat.weights.h5')
+    assert xception_flax.load(tmp_path / 'flat.weights.h5').config.image_size == 96
+
+
+def test_the_network_of_a_name_is_that_of_the_file(tmp_path):
+    application('Xception', 71).save_weights(tmp_path / 'x.weights.h5')
+    for name in ('keras/resnet152', 'timm/legacy_xception.tf_in1k'):
+        with pytest.raises(UserError, match=f'holds xception of Keras, which is not {name}'):
+            xception_flax.load(f'{name}={tmp_path}/x.weights.h5')
 
 
 def test_problems_of_the_head_go_with_the_head(expected, tmp_path):

@@ -174,6 +174,11 @@ class TestErrors:
         assert 'no weights file' in self.message(tmp_path / 'none.h5')
         assert "did you mean 'keras/xception'" in self.message('keras/exception')
 
+    def test_what_is_no_path(self):
+        assert 'is no path' in self.message('~nobody-of-this-name/x')
+        assert 'is no path' in self.message('x' * 300)
+        assert "no published name ''" in self.message('')
+
     def test_an_unknown_kind_of_weights(self, tmp_path):
         assert "weights is 'best'; choose from" in self.message(tmp_path, weights='best')
 

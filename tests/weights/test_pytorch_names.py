@@ -41,6 +41,7 @@ def load(arrays, net, tmp_path):
         lambda name: f'_orig_mod.module.{name}',
         lambda name: f'backbone.encoder.{name}',
         lambda name: name.replace('fc.', 'last_linear.'),
+        lambda name: name.replace('fc.', 'fc.1.'),
         lambda name: name,
     ],
 )
@@ -58,6 +59,34 @@ def test_pointwise_kernels_of_old_files_have_two_dimensions(xception, tmp_path):
     found = load(flat, net, tmp_path)
     for path, value in by_path(net.variables).items():
         np.testing.assert_array_equal(found[path], value)
+
+
+def test_scalars_beside_the_weights_are_left_out(xception, tmp_path):
+    """As in the state dict of PyTorch's AveragedModel."""
+    net, arrays = xception
+    averaged = {f'module.{name}': array for name, array in arrays.items()}
+    found = load({'n_averaged': np.zeros((), np.int64), **averaged}, net, tmp_path)
+    for path, value in by_path(net.variables).items():
+        np.testing.assert_array_equal(found[path], value)
+
+
+@pytest.mark.parametrize('shape', [(), (3,), (3, 8, 1)])
+def test_arrays_of_another_rank_are_listed(shape, xception, tmp_path):
+    net, arrays = xception
+    with pytest.raises(UserError, match=r'has no classifier|fc.weight is'):
+        load(arrays | {'fc.weight': np.zeros(shape, np.float32)}, net, tmp_path)
+    kernel = {'conv1.weight': np.zeros((2, 3, 4), np.float32)}
+    with pytest.raises(UserError, match=r'conv1.weight is \(2, 3, 4\)'):
+        load(arrays | kernel, net, tmp_path)
+
+
+def test_a_small_classifier_of_vgg_is_named():
+    shapes = {n: s for n, s in TORCHVISION['vgg16'].items() if n.startswith('features.')}
+    shapes |= {'classifier.0.weight': [256, 512], 'classifier.3.weight': [2, 256]}
+    arrays = {n: np.broadcast_to(np.float32(0), s) for n, s in shapes.items()}
+    found = timm_names.canonical(arrays)
+    assert {'classifier.0.weight', 'classifier.3.weight'} < found.keys()
+    assert timm_names.recognise(found)[1]['fc_layers'] == ()
 
 
 def test_what_fits_nothing_is_listed(tmp_path):
@@ -93,8 +122,10 @@ def test_vgg_of_torchvision_is_that_of_timm(name, part):
 def test_the_dense_layers_of_vgg_take_the_features_in_our_order():
     """PyTorch flattens `[C, H, W]`, we `[H, W, C]`."""
     rng = np.random.default_rng(0)
-    weight, features = rng.normal(size=(5, 2 * 7 * 7)), rng.normal(size=(7, 7, 2))
-    found = timm_names.canonical({'features.0.weight': weight, 'classifier.0.weight': weight})
+    weight, features = rng.normal(size=(5, 512 * 7 * 7)), rng.normal(size=(7, 7, 512))
+    others = {f'classifier.{n}.weight': np.zeros((4096, 4096)) for n in (3, 6)}
+    arrays = {'features.0.weight': weight, 'classifier.0.weight': weight, **others}
+    found = timm_names.canonical(arrays)
     ours = timm_names.to_ours(found['pre_logits.fc1.weight'], 'fc1/kernel')
     np.testing.assert_allclose(
         features.reshape(-1) @ ours, weight @ features.transpose(2, 0, 1).reshape(-1), rtol=1e-12

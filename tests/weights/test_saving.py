@@ -40,7 +40,7 @@ RESNET_50 = {'stages': (3, 4, 6, 3)}
         pytest.param(
             'inception_v3', 299, {}, keras.applications.InceptionV3, marks=pytest.mark.slow
         ),
-        pytest.param('vgg16', 32, {}, keras.applications.VGG16, marks=pytest.mark.slow),
+        pytest.param('vgg16', 64, {}, keras.applications.VGG16, marks=pytest.mark.slow),
         ('resnet152', 64, RESNET_50, keras.applications.ResNet50),
     ],
 )

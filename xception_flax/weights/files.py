@@ -30,6 +30,7 @@ class Content:
         'block2_sepconv1/depthwise', in the order of the layers; names of PyTorch are kept.
       model: a Keras model's configuration, if the file has it.
       training: how the model was compiled, likewise.
+      architecture: the name of the network, as a training program of PyTorch saved it, or ''.
       note: what was chosen among several weights in the file, or ''.
     """
 
@@ -37,6 +38,7 @@ class Content:
     arrays: Arrays
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    architecture: str = ''
     note: str = ''
 
 
@@ -119,5 +121,5 @@ def _safetensors(path: pathlib.Path) -> Content:
 
 
 def _pytorch(path: pathlib.Path) -> Content:
-    arrays, note = pth.read(path)
-    return Content('timm', arrays, note=note)
+    arrays, architecture, note = pth.read(path)
+    return Content('timm', arrays, architecture=architecture, note=note)

@@ -4,6 +4,7 @@ import functools
 import importlib.metadata
 import json
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,13 +96,25 @@ def read_config(folder: pathlib.Path, architecture: str) -> Said:
         raise UserError(f'{path} is no configuration of timm: {error}') from error
 
 
+def read_architecture(found: str, architecture: str) -> Said:
+    """What the name of a network says, as a training program saved it beside the weights."""
+    name = found.partition('.')[0]
+    name = OLD_NAMES.get(name, name)
+    family = re.match(r'(\w+_)?(resnet|xception|inception|vgg)', name)
+    different = family and name != architecture
+    problem = f'its network is {found!r}, which is not {architecture!r}'
+    return Said(problems=[problem] if different else [])
+
+
 def _read(config: dict[str, Any], images: dict[str, Any]) -> Said:
     said = Said(settings={'protocol': 'timm'})
-    _, height, width = images['input_size']
-    if height != width:
-        said.problems.append(f'it takes images of {height}x{width}; networks here take squares')
+    channels, height, width = images['input_size']
+    if not (isinstance(height, int) and height == width > 0 and channels == 3):
+        said.problems.append(f'it takes images of {images["input_size"]}; here they are [3, S, S]')
     said.settings['image_size'] = height
-    said.settings['crop_fraction'] = float(images.get('crop_pct') or 0.875)
+    crop = said.settings['crop_fraction'] = float(images.get('crop_pct') or 0.875)
+    if not 0 < crop <= 1:
+        said.problems.append(f'its crop_pct is {crop}')
     interpolation = images.get('interpolation') or 'bilinear'
     ours = {theirs: name for name, theirs in INTERPOLATIONS.items()}
     said.settings['interpolation'] = ours.get(interpolation, interpolation)
@@ -115,13 +128,17 @@ def _read(config: dict[str, Any], images: dict[str, Any]) -> Said:
         said.settings['preprocessing'] = found[0]
     else:
         said.problems.append('pixels have the mean {} and the deviation {}'.format(*statistics))
-    for name, value in (config.get('model_args') or {}).items():
+    whole = {'global_pool': config.get('global_pool') or 'avg', **(config.get('model_args') or {})}
+    for name, value in whole.items():
         if name not in ARGUMENTS and value != DEFAULTS.get(name):
             said.problems.append(f'its network was made with {name}={value!r}')
     labels = config.get('label_names') or images.get('label_names') or images.get('labels')
+    if isinstance(labels, dict):  # by index, perhaps with gaps
+        known = {int(index): str(name) for index, name in labels.items()}
+        count = int(config.get('num_classes') or images.get('num_classes') or max(known) + 1)
+        labels = [known.get(index, f'class {index}') for index in range(count)]
     if labels:
-        names = labels.values() if isinstance(labels, dict) else labels
-        said.class_names = tuple(str(name) for name in names)
+        said.class_names = tuple(map(str, labels)) if isinstance(labels, list) else (str(labels),)
     return said
 
 

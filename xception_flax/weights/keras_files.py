@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from xception_flax.base.errors import UserError
+from xception_flax.weights import keras_config
 from xception_flax.weights.arrays import Arrays
 
 WEIGHTS, CONFIG = 'model.weights.h5', 'config.json'  # members of a .keras file
@@ -32,8 +33,8 @@ def read_hdf5(path: pathlib.Path) -> Content:
     with path.open('rb') as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
         _check_heaps(content)
     with h5py.File(path, 'r') as file:
-        arrays = _layers(file, path.stat().st_size)
-        return arrays, _json(file, 'model_config'), _json(file, 'training_config')
+        arrays, model = _layers(file, path.stat().st_size), _json(file, 'model_config')
+        return _sorted(arrays, model), model, _json(file, 'training_config')
 
 
 def read_archive(path: pathlib.Path) -> Content:
@@ -49,6 +50,17 @@ def read_archive(path: pathlib.Path) -> Content:
     with h5py.File(content, 'r') as file:
         size = sizes[WEIGHTS]
         return _layers(file, size), config, config.get('compile_config') or {}
+
+
+def _sorted(arrays: Arrays, model: dict[str, Any]) -> Arrays:
+    """The arrays in the order of the model: a file has the trainable ones of a nested one first."""
+    try:
+        layers = [layer['config'].get('name') for layer in keras_config.flatten(model)]
+    except (AttributeError, LookupError, RecursionError, TypeError):
+        return arrays  # without a configuration, or with a damaged one
+    places = {name: place for place, name in enumerate(layers)}
+    order = sorted(arrays, key=lambda name: places.get(name.rpartition('/')[0], len(places)))
+    return {name: arrays[name] for name in order}
 
 
 def _check_heaps(content: bytes | mmap.mmap) -> None:

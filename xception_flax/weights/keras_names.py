@@ -73,6 +73,11 @@ def names(network: str, paths: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def rank(path: str, ours: int) -> int:
+    """The number of dimensions in Keras of an array that has `ours` here."""
+    return ours
+
+
 def to_ours(array: np.ndarray, path: str) -> np.ndarray:
     """An array of Keras in our layout: depthwise kernels `[h, w, C, 1]` to `[h, w, 1, C]`."""
     return array.swapaxes(2, 3) if path.endswith('depthwise/kernel') else array
@@ -207,7 +212,9 @@ def recognise(arrays: Arrays) -> tuple[str, dict[str, Any]]:
     if 'block5_conv3' in found:
         first = 'fc1/kernel' if 'fc1/kernel' in arrays else 'predictions/kernel'
         if first in arrays:  # it takes all features, of 512 channels
-            options['image_size'] = 32 * math.isqrt(arrays[first].shape[0] // 512)
+            side = math.isqrt(arrays[first].shape[0] // 512)
+            if 512 * side**2 == arrays[first].shape[0]:
+                options['image_size'] = 32 * side
         return 'vgg16', options
     if stages:
         return 'resnet152', options | {'stages': tuple(stages[i] for i in sorted(stages))}

@@ -71,7 +71,7 @@ def load(
     if weights not in WEIGHTS:
         raise UserError(f'weights is {weights!r}; choose from {WEIGHTS}')
     path, known = published.find(os.fspath(where))
-    if not path.exists():
+    if not os.fspath(where) or not path.exists():
         raise UserError(f'there is no run, no weights file and no published name {str(where)!r}')
     repository = hub.is_repository(path)
     if path.is_dir() and not repository:
@@ -87,11 +87,19 @@ def load(
     library = FORMATS[content.library]
     arrays = library.canonical(content.arrays)
     network, options = _recognise(path, library, arrays)
+    if known and (known.network, known.library) != (network, content.library):
+        raise UserError(f'{path} holds {network} of {library.NAME}, which is not {known.name}')
     if repository:
         said = hub.read_config(path, timm_names.architecture(network, options))
+    elif content.architecture:
+        said = hub.read_architecture(
+            content.architecture, timm_names.architecture(network, options)
+        )
     else:
         said = keras_config.read(network, content.model, content.training)
     known = known or published.usual(content.library, network)
+    if not new_head:
+        _check_size(path, known, options, said)
     config = _config(network, options, known, said)
     return _fit(path, library, arrays, config, said, model, new_head)
 
@@ -145,7 +153,9 @@ def _fit(
     if model is not None:
         set_network(config, model)
     elif config.dataset.num_classes is None and new_head is False:
-        raise UserError(f'{path} has no classifier. {NEW_HEAD}')
+        behind = [name for name in arrays if library and not library.TRUNK.match(name)]
+        unlike = f' but {behind[:3]}, unlike any here' if behind else ''
+        raise UserError(f'{path} has no classifier{unlike}. {NEW_HEAD}')
     elif config.dataset.num_classes is None:
         config.dataset.num_classes = 1000  # the default of `create_model`
     if config.dataset.num_classes == 1 and config.loss == 'softmax' and new_head is False:
@@ -154,9 +164,29 @@ def _fit(
             'a whole model in a .keras file does'
         )
     model = model or models.build_model(config, config.dataset.num_classes)
+    if config.image_size < model.min_image_size:
+        raise UserError(
+            f'{path} is for images of {config.image_size} pixels; {config.model} here takes '
+            f'{model.min_image_size} or more'
+        )
     variables = _fill(path, library, model, config, arrays, new_head)
     names = None if new_head else said.class_names
+    if names and len(names) != model.num_classes:
+        raise UserError(f'{path} has {len(names)} names for {model.num_classes} classes')
     return Trained(model, variables, config, names)
+
+
+def _check_size(path: pathlib.Path, known: Published, options: dict[str, Any], said: Said) -> None:
+    """Checks what the classifier of a VGG says of the size of images, if nothing else says it."""
+    size = options.get('image_size', known.image_size)
+    if 'image_size' in said.settings or size == known.image_size:
+        return
+    if size == 32:
+        raise UserError(
+            f'{path} has a classifier for the mean of the features, or for images of 32x32; a '
+            'whole model in a .keras file says which'
+        )
+    logging.warning('%s: images of %d pixels are assumed; up to %d fit', path, size, size + 31)
 
 
 def _recognise(
@@ -210,6 +240,8 @@ def _fill(
         name = names[key]
         if new_head and _in_head(key):
             values[key] = _initial(key, shape)
+        elif name in arrays and arrays[name].ndim != _rank(library, key, shape):
+            problems[key] = f'{name} is {arrays[name].shape}'
         elif name in arrays:
             value = library.to_ours(arrays[name], key) if library else arrays[name]
             values[key] = value.astype(shape.dtype)
@@ -217,6 +249,8 @@ def _fill(
                 problems[key] = f'{name} is {value.shape}, not {shape.shape}'
         elif key in scales:
             values[key] = np.ones(shape.shape, shape.dtype)
+        elif library and _in_head(key) and key.endswith('bias') and _kernel(names, key) in arrays:
+            values[key] = np.zeros(shape.shape, shape.dtype)  # a dense layer without a bias
         elif new_head is False or not _in_head(key):
             problems[key] = f'{name} is missing'
     for key in absent:
@@ -239,6 +273,16 @@ def _fill(
         if '/'.join(key) in values
     }
     return jax.device_put(traverse_util.unflatten_dict(flat))
+
+
+def _kernel(names: dict[str, str], bias: str) -> str:
+    """The name of the kernel beside a bias."""
+    return names[bias.removesuffix('bias') + 'kernel']
+
+
+def _rank(library: ModuleType | None, path: str, shape: jax.ShapeDtypeStruct) -> int:
+    """The number of dimensions of an array in a file."""
+    return library.rank(path, shape.ndim) if library else shape.ndim
 
 
 def _in_head(path: str) -> bool:

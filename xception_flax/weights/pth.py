@@ -43,12 +43,12 @@ AVERAGED = (
 RAW = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights', 'params')
 
 
-def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
+def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str, str]:
     """Reads the state dict of a file, which may be in it under one of `AVERAGED` or `RAW`.
 
     Returns:
-      The arrays by name; and if the file holds averaged and raw weights, that these are the
-      averaged ones, as timm takes them.
+      The arrays by name; the name of the network ('arch'), if the file has it, or ''; and if the
+      file holds averaged and raw weights, that these are the averaged ones, as timm takes them.
 
     Raises:
       UserError: the file calls a function that weights do not need.
@@ -67,7 +67,9 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
         raise ValueError('its tensors are larger than the file')
     both = key in AVERAGED and any(other in RAW for other in found)
     note = f'averaged weights, {key!r} of {list(content)}' if both else ''
-    return {name: tensor() for name, tensor in tensors.items()}, note
+    architecture = content.get('arch')
+    architecture = architecture if isinstance(architecture, str) else ''
+    return {name: tensor() for name, tensor in tensors.items()}, architecture, note
 
 
 def _dictionaries(content: dict[str, Any]) -> dict[str, dict[str, '_Tensor']]:
@@ -140,7 +142,7 @@ SKIPPED = {
     ('collections', 'defaultdict'), ('collections', 'Counter'), ('pathlib', 'PosixPath'),
     ('pathlib', 'Path'), ('pathlib', 'WindowsPath'), ('builtins', 'set'),
     ('datetime', 'datetime'), ('datetime', 'timedelta'), ('builtins', 'list'), ('builtins', 'dict'),
-    ('builtins', 'int'), ('builtins', 'float'),
+    ('builtins', 'int'), ('builtins', 'float'), ('builtins', 'slice'), ('torch', 'strided'),
 }  # fmt: skip
 DTYPES = (
     'float64', 'float32', 'float16', 'bfloat16', 'int64', 'int32', 'int16', 'int8', 'uint8', 'bool',

@@ -48,6 +48,11 @@ class Published:
     md5: str = ''
 
     @property
+    def library(self) -> str:
+        """'keras' or 'timm'."""
+        return self.name.partition('/')[0]
+
+    @property
     def url(self) -> str:
         """Where the file is published."""
         library, _, name = self.name.partition('/')
@@ -141,7 +146,11 @@ def find(source: str) -> tuple[pathlib.Path, Published | None]:
         return hub.fetch(source.removeprefix(hub.PREFIX)), None
     if name.startswith(('keras/', 'timm/')) and not pathlib.Path(source).exists():
         raise UserError(f'there are no weights {name!r}{nearest(name, PUBLISHED)}')
-    found = pathlib.Path(source).expanduser()
+    try:
+        found = pathlib.Path(source).expanduser()
+        found.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f'{source!r} is no path: {error}') from error
     same_file = [known for known in PUBLISHED.values() if known.md5 and known.file == found.name]
     return found, same_file[0] if same_file else None
 

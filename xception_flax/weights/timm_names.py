@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from xception_flax.base.errors import UserError
 from xception_flax.models import vgg16
 
@@ -88,6 +90,11 @@ def architecture(network: str, options: Mapping[str, Any]) -> str:
     return _RESNETS[stages]
 
 
+def rank(path: str, ours: int) -> int:
+    """The number of dimensions in timm of an array that has `ours` here."""
+    return 4 if path.endswith('kernel') and _is_dense_convolution(path) else ours
+
+
 def to_ours(array: Any, path: str) -> Any:
     """An array of timm in our layout: convolutions OIHW to HWIO, dense layers OI to IO.
 
@@ -123,11 +130,11 @@ def to_theirs(array: Any, path: str) -> Any:
 def canonical(arrays: dict[str, Any]) -> dict[str, Any]:
     """The arrays of a file by timm's names and in timm's layout.
 
-    A prefix of all names goes (`module.`, `_orig_mod.`, `backbone.`), and so do counters of
-    batches. Cadene's and torchvision's names become timm's, and so do the shapes of pointwise
+    A prefix of all names goes (`module.`, `_orig_mod.`, `backbone.`), and so do counters, which are
+    scalars. Cadene's and torchvision's names become timm's, and so do the shapes of pointwise
     kernels in old files.
     """
-    arrays = {n: a for n, a in arrays.items() if not n.endswith('num_batches_tracked')}
+    arrays = {name: array for name, array in arrays.items() if array.ndim}
     while len(arrays) > 1 and len({name.partition('.')[0] for name in arrays}) == 1:
         if not all('.' in name for name in arrays):
             break
@@ -135,18 +142,28 @@ def canonical(arrays: dict[str, Any]) -> dict[str, Any]:
     if all(re.fullmatch(r'\d+\.\w+', name) for name in arrays):  # VGG's convolutions alone
         arrays = {f'features.{name}': array for name, array in arrays.items()}
     found = {}
+    torchvision = 'features.0.weight' in arrays and all(
+        arrays.get(f'classifier.{n}.weight', EMPTY).shape[1:] == (width,)
+        for n, width in ((0, 25088), (3, 4096), (6, 4096))
+    )
+    # A classifier in a list, behind a dropout.
+    listed = [name for name in arrays if re.fullmatch(r'fc\.\d+\.weight', name)]
     for name, array in arrays.items():
         new = re.sub(r'^last_linear\.', 'fc.', name)
-        if 'features.0.weight' in arrays and (match := _TORCHVISION_VGG.fullmatch(name)):
+        if len(listed) == 1 and arrays[listed[0]].ndim == 2:
+            new = re.sub(r'^fc\.\d+\.', 'fc.', new)
+        if torchvision and (match := _TORCHVISION_VGG.fullmatch(name)):
             layer, side = _VGG_HEAD[match[1]]
             new = f'{layer}.{match[2]}'
-            if side and match[2] == 'weight' and array.ndim == 2:
+            if side and match[2] == 'weight':
                 array = array.reshape(len(array), -1, side, side)
         elif new.endswith('pointwise.weight') and array.ndim == 2:
             array = array[..., None, None]
         found[new] = array
     return found
 
+
+EMPTY = np.zeros(0)  # in place of an array that is not there
 
 # torchvision's layers of VGG's head: timm's, and the side of the kernels that timm has for them.
 _TORCHVISION_VGG = re.compile(r'classifier\.([036])\.(weight|bias)')
@@ -161,9 +178,9 @@ def recognise(arrays: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         {int(m[1]) for name in arrays if (m := re.match(rf'layer{i}\.(\d+)\.conv3', name))}
         for i in (1, 2, 3, 4)
     ]
-    classifier = next((arrays[n] for n in ('fc.weight', 'head.fc.weight') if n in arrays), None)
+    classifier = next((arrays[n] for n in ('fc.weight', 'head.fc.weight') if n in arrays), EMPTY)
     options: dict[str, Any] = {}
-    if classifier is not None:
+    if classifier.ndim == 2:
         options['num_classes'] = classifier.shape[0]
     network = ''
     if 'conv4.pointwise.weight' in arrays:
@@ -172,7 +189,9 @@ def recognise(arrays: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         network = {13: 'xception41', 21: 'xception65', 23: 'xception71'}.get(len(blocks), '')
     elif 'Mixed_7c.branch_pool.conv.weight' in arrays:
         network = 'inception_v3'
-        options['auxiliary'] = 'AuxLogits.fc.weight' in arrays
+        # Only training needs it; of another number of classes it was not trained along.
+        auxiliary = arrays.get('AuxLogits.fc.weight', EMPTY)
+        options['auxiliary'] = auxiliary.shape[:1] == classifier.shape[:1] != EMPTY.shape
     elif 'features.0.weight' in arrays and len(_convolutions(arrays)) == 13:
         network = 'vgg16'
         hidden = [name for name in _VGG_HIDDEN if name in arrays]

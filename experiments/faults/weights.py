@@ -301,7 +301,7 @@ def main() -> None:
     models.abstract_variables = functools.cache(models.abstract_variables)
     jax.device_put = lambda tree: tree
     wrong = 0
-    with tempfile.TemporaryDirectory(dir='/dev/shm') as name:
+    with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         formats = values.formats or list(CHANGES)
         whole: dict[str, bytes] = {}

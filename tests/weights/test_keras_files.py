@@ -57,7 +57,9 @@ NETWORKS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize(
+    'name', ['Xception', *(pytest.param(x, marks=pytest.mark.slow) for x in [*NETWORKS][1:])]
+)
 def test_layers_are_found_by_their_order_in_the_model(name):
     """With names that tell nothing but the order of `model.layers`, as before Keras 3.6."""
     theirs = getattr(keras.applications, name)(weights=None, include_top=False)
@@ -78,6 +80,7 @@ def test_layers_are_found_by_their_order_in_the_model(name):
     ) == name
 
 
+@pytest.mark.slow
 def test_the_order_of_inception_v3_is_that_of_keras():
     """In the graph of Keras a convolution follows the one that has the number before it here."""
     theirs = keras.applications.InceptionV3(weights=None, include_top=False)
@@ -154,7 +157,9 @@ KERAS_1_ARRAYS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('order', ['of the model', 'of their making'])
+@pytest.mark.parametrize(
+    'order', ['of the model', pytest.param('of their making', marks=pytest.mark.slow)]
+)
 def test_the_published_files_of_keras_1_are_read(order, expected, tmp_path):
     old = keras_1_names()
     shortcuts = iter(sorted([2, 3, 4, 13] * 2))
@@ -201,7 +206,7 @@ def without_names(source, target):
         inner.rename(target)
 
 
-@pytest.mark.parametrize('suffix', ['.keras', '.weights'])
+@pytest.mark.parametrize('suffix', ['.keras', pytest.param('.weights', marks=pytest.mark.slow)])
 def test_files_of_keras_before_3_6_are_read(suffix, expected, tmp_path):
     model = with_head(
         layers.GlobalAveragePooling2D(), layers.Dense(5, 'relu'), layers.Dense(4, 'softmax')
@@ -233,10 +238,9 @@ HEADS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('head', HEADS)
-@pytest.mark.parametrize(
-    'suffix', ['.keras', *(pytest.param(x, marks=pytest.mark.slow) for x in ('.h5', '.weights.h5'))]
-)
+@pytest.mark.parametrize('suffix', ['.keras', '.h5', '.weights.h5'])
 def test_heads_give_the_probabilities_of_keras(head, suffix, tmp_path):
     model = with_head(*(kind(**options) for kind, options in HEADS[head]))
     file = tmp_path / f'tuned{suffix}'
@@ -363,6 +367,7 @@ def test_a_second_output_is_a_problem_of_the_head():
     assert 'it has 2 outputs' in said(model).head_problems
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['Xception', 'VGG16', 'ResNet50', 'InceptionV3'])
 def test_networks_of_keras_have_no_problems(name):
     theirs = getattr(keras.applications, name)(weights=None)
@@ -378,6 +383,7 @@ def test_the_input_of_a_file_is_used_or_a_problem():
     assert 'networks here take [S, S, 3]' in said(wide).problems[0]
 
 
+@pytest.mark.slow
 def test_a_partly_frozen_trunk_is_read_from_old_files(tmp_path):
     """In the group of a nested model its trainable arrays come first."""
     trunk = keras.applications.Xception(weights=None, include_top=False, input_shape=(71, 71, 3))
@@ -398,6 +404,7 @@ def test_a_classifier_without_a_bias_has_one_of_zeros(tmp_path):
     np.testing.assert_array_equal(logits['bias'], np.zeros(3))
 
 
+@pytest.mark.slow
 def test_what_a_vgg_says_of_the_size_of_images(tmp_path):
     trunk = keras.applications.VGG16(weights=None, include_top=False, input_shape=(96, 96, 3))
     pooled = keras.Sequential([trunk, layers.GlobalAveragePooling2D(), layers.Dense(5)])
@@ -412,6 +419,7 @@ def test_what_a_vgg_says_of_the_size_of_images(tmp_path):
     assert xception_flax.load(tmp_path / 'flat.weights.h5').config.image_size == 96
 
 
+@pytest.mark.slow
 def test_the_network_of_a_name_is_that_of_the_file(tmp_path):
     application('Xception', 71).save_weights(tmp_path / 'x.weights.h5')
     for name in ('keras/resnet152', 'timm/legacy_xception.tf_in1k'):

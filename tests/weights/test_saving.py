@@ -41,7 +41,9 @@ RESNET_50 = {'stages': (3, 4, 6, 3)}
             'inception_v3', 299, {}, keras.applications.InceptionV3, marks=pytest.mark.slow
         ),
         pytest.param('vgg16', 64, {}, keras.applications.VGG16, marks=pytest.mark.slow),
-        ('resnet152', 64, RESNET_50, keras.applications.ResNet50),
+        pytest.param(
+            'resnet152', 64, RESNET_50, keras.applications.ResNet50, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_keras_loads_our_file_and_writes_the_same(name, size, options, application, tmp_path):
@@ -67,7 +69,7 @@ def test_keras_loads_our_file_and_writes_the_same(name, size, options, applicati
             'vgg16', 224, {'batch_norm': True, 'bn_epsilon': 1e-5}, marks=pytest.mark.slow
         ),
         ('resnet152', 64, {'variant': 'timm', 'bn_epsilon': 1e-5, **RESNET_50}),
-        ('xception41', 299, {}),
+        pytest.param('xception41', 299, {}, marks=pytest.mark.slow),
         pytest.param('xception71', 299, {}, marks=pytest.mark.slow),
     ],
 )

@@ -173,8 +173,7 @@ def _read_trunk(network: str, layers: Sequence[Layer], said: Said) -> None:
     strange = [
         f'{layer["config"].get("name")!r} ({layer["class_name"]})'
         for layer in layers
-        if (layer['class_name'] not in (*CONVOLUTIONS, *IN_TRUNK)
-        and not _idle(layer))
+        if (layer['class_name'] not in (*CONVOLUTIONS, *IN_TRUNK) and not _idle(layer))
         or not _plain(layer)
     ]
     if strange:

@@ -50,7 +50,7 @@ def main(images: str, weights: str, out: str) -> None:
     trunk.trainable = False
     stages = [(1e-3, values.epochs // 2 if two else values.epochs)]
     stages += [(1e-5, values.epochs - values.epochs // 2)] if two else []
-    clock, history = Clock(keras), []
+    clock, history = make_clock(keras), []
     for number, (rate, epochs) in enumerate(stages):
         if number:
             trunk.trainable = True
@@ -67,14 +67,12 @@ def main(images: str, weights: str, out: str) -> None:
             train, epochs=epochs, validation_data=validation, verbose=2, callbacks=[clock]
         )
         history += fitted.history['val_accuracy']
-    statistics_of = [v for v in trunk.variables if 'moving_' in v.name]
     pathlib.Path(out).write_text(
         json.dumps(
             {
                 'validation': history,
                 'test': model.evaluate(test, verbose=0, return_dict=True)['accuracy'],
                 'seconds_per_epoch': statistics.median(clock.seconds[1:] or clock.seconds),
-                'statistics': float(sum(abs(v.numpy()).sum() for v in statistics_of)),
                 'keras': keras.__version__,
             }
         )
@@ -93,10 +91,10 @@ def load_trunk(keras: Any, weights: str, size: int) -> Any:
     return trunk
 
 
-def Clock(keras: Any) -> Any:  # noqa: N802
+def make_clock(keras: Any) -> Any:
     """A callback that takes the seconds of training of each epoch, without validation."""
 
-    class Callback(keras.callbacks.Callback):
+    class Clock(keras.callbacks.Callback):
         def __init__(self):
             super().__init__()
             self.seconds: list[float] = []
@@ -108,7 +106,7 @@ def Clock(keras: Any) -> Any:  # noqa: N802
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.seconds[-1] = time.perf_counter() - self.began
 
-    return Callback()
+    return Clock()
 
 
 if __name__ == '__main__':

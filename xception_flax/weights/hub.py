@@ -29,8 +29,8 @@ OLD_NAMES = {
     'xception': 'legacy_xception',
     **dict.fromkeys(('tf_inception_v3', 'adv_inception_v3', 'gluon_inception_v3'), 'inception_v3'),
 }
-# Arguments of timm's networks that change nothing at inference, or that arrays tell.
 INTERPOLATIONS = {'area': 'box'}  # our name, and timm's, where they differ
+# Arguments of timm's networks that change nothing at inference, or that arrays tell.
 ARGUMENTS = ('num_classes', 'drop_rate', 'drop_path_rate', 'aux_logits')
 DEFAULTS = {'in_chans': 3, 'global_pool': 'avg', 'output_stride': 32}
 
@@ -86,9 +86,7 @@ def read_config(folder: pathlib.Path, architecture: str) -> Said:
     try:
         config = json.loads(path.read_text(encoding='utf-8'))
         said = _read(config, config.get('pretrained_cfg', config))
-        found = OLD_NAMES.get(config['architecture'], config['architecture'])
-        if found != architecture:
-            said.problems.append(f'its network is {found!r}, which is not {architecture!r}')
+        said.problems += _others(config['architecture'], architecture)
         return said
     except FileNotFoundError:
         raise UserError(f'there is no {path}, which says what images the weights expect') from None
@@ -98,12 +96,15 @@ def read_config(folder: pathlib.Path, architecture: str) -> Said:
 
 def read_architecture(found: str, architecture: str) -> Said:
     """What the name of a network says, as a training program saved it beside the weights."""
-    name = found.partition('.')[0]
-    name = OLD_NAMES.get(name, name)
-    family = re.match(r'(\w+_)?(resnet|xception|inception|vgg)', name)
-    different = family and name != architecture
-    problem = f'its network is {found!r}, which is not {architecture!r}'
-    return Said(problems=[problem] if different else [])
+    family = re.match(r'(\w+_)?(resnet|xception|inception|vgg)', found)
+    return Said(problems=_others(found.partition('.')[0], architecture) if family else [])
+
+
+def _others(found: str, architecture: str) -> list[str]:
+    """That this is the name of another network, if it is."""
+    found = OLD_NAMES.get(found, found)
+    same = found == architecture
+    return [] if same else [f'its network is {found!r}, which is not {architecture!r}']
 
 
 def _read(config: dict[str, Any], images: dict[str, Any]) -> Said:

@@ -33,11 +33,12 @@ def names(arrays: Arrays) -> dict[str, str]:
     for layer in layers(arrays):
         if kind := _kind(arrays, layer):
             found[kind].append(layer)
-    counters = {x: KERAS_1.fullmatch(x) for kind in KINDS for x in found[kind]}
-    made = all(counters.values())
+    named = [layer for kind in KINDS for layer in found[kind]]
+    counters = {layer: int(match[1]) for layer in named if (match := KERAS_1.fullmatch(layer))}
+    made = len(counters) == len(named)
     if made:
         for kind in KINDS:
-            found[kind].sort(key=lambda layer: int(counters[layer][1]))  # type: ignore[index]
+            found[kind].sort(key=lambda layer: counters[layer])
     for order in _orders(made):
         if all(0 <= len(found[kind]) - len(order.get(kind, ())) <= EXTRA for kind in KINDS):
             return {a: b for kind in order for a, b in zip(found[kind], order[kind], strict=False)}

@@ -64,6 +64,14 @@ def lines_of(program, *args, status=0):
     return found, [line for line in lines if not line.startswith('{')]
 
 
+def test_a_home_of_nobody_is_an_error(program):
+    output = program(
+        '-m', 'xception_flax.predict', 'README.md', '--weights=~nobody-of-this-name/x', status=1
+    )  # fmt: skip
+    assert output.startswith("error: '~nobody-of-this-name/x' is no path")
+    assert output.count('\n') == 1
+
+
 def test_predictions_have_the_accuracy_that_training_reported(run):
     workdir, _ = run
     net = xception_flax.load(workdir)

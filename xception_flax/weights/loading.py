@@ -106,7 +106,7 @@ def load(
 
 def allow_float64(where: str | os.PathLike[str]) -> None:
     """Turns on 64-bit types if `where` is a run in float64; programs call it before `load`."""
-    path = pathlib.Path(where).expanduser()
+    path = pathlib.Path(os.path.expanduser(where))  # without an error, which `load` reports
     file = path / 'config.json'
     if not file.is_file() or hub.is_repository(path):
         return

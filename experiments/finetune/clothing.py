@@ -20,7 +20,7 @@ from absl import flags
 
 from xception_flax.runtime import program, writers
 
-flags.DEFINE_integer('seeds', 3, 'Runs of each recipe.', lower_bound=1)
+flags.DEFINE_list('seeds', ['0', '1', '2'], 'Of the runs of each recipe.')
 flags.DEFINE_integer('epochs', 10, 'Of each run, over all stages.', lower_bound=2)
 flags.DEFINE_integer('size', 150, 'Side of the images.', lower_bound=71)
 
@@ -30,7 +30,7 @@ COMMON = (
     '--config.augment.crop=none', '--config.crop_fraction=1.0', '--config.optimizer.name=adamw',
     '--config.optimizer.weight_decay=0.0', '--config.optimizer.clip_norm=0.0',
     '--config.schedule.name=constant', '--config.schedule.warmup_steps=1',
-    '--config.ema_decay=0.0', '--config.eval_epochs=1.0', '--config.loader_threads=2',
+    '--config.ema_decay=0.0', '--config.eval_epochs=1.0',
     '--config.keep_last=1', '--config.keep_best=0',
 )  # fmt: skip
 PLAIN = ('--config.augment.flip=False', '--config.xception.dropout=0.0')
@@ -59,7 +59,7 @@ def main(images: str, weights: str, folder: str) -> None:
     runs = pathlib.Path(folder).absolute()
     runs.mkdir(parents=True, exist_ok=True)
     results = []
-    for seed in range(values.seeds):
+    for seed in map(int, values.seeds):
         for recipe in RECIPES:
             for who in ('keras', 'ours'):
                 if who == 'keras' and recipe not in KERAS:

@@ -9,7 +9,7 @@ import pytest
 from helpers import DIGITS
 
 import xception_flax
-from xception_flax.data import images, sources
+from xception_flax.data import decoding, images, sources
 from xception_flax.models import abstract_variables
 from xception_flax.runtime.workdirs import read_classes
 
@@ -53,7 +53,7 @@ def probabilities(run):
 def expected(run, probabilities):
     """Probabilities of the six images, `[6, 10]`."""
     config, compute = probabilities
-    whole = [images.decode((run[1] / f'{i}.png').read_bytes()) for i in range(6)]
+    whole = [decoding.decode((run[1] / f'{i}.png').read_bytes()) for i in range(6)]
     return compute([images.for_evaluation(image, config) for image in whole])
 
 
@@ -133,7 +133,7 @@ def test_a_checkpoint_and_ten_crops_can_be_chosen(run, probabilities, program):
     )
     assert others == []
     config, compute = probabilities
-    whole = images.decode((folder / '2.png').read_bytes())
+    whole = decoding.decode((folder / '2.png').read_bytes())
     mean = compute(images.ten_crops(whole, config)).mean(0)
     for label in found[0]['labels']:
         assert label['probability'] == pytest.approx(mean[label['index']], abs=1e-5)

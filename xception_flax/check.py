@@ -29,7 +29,7 @@ def main() -> None:
         found = 0
         bar = tqdm(total=len(source), desc=split, unit='image', disable=None, dynamic_ncols=True)
         with bar:
-            for problem in reader.problems(source, config.loader_threads):
+            for problem in reader.problems(source, config.loader_threads, config.max_megapixels):
                 bar.update()
                 if problem:
                     tqdm.write(problem, file=sys.stdout)

@@ -1,6 +1,6 @@
 """Fine-tunes Keras's Xception on a folder of images, as Keras's guide to transfer learning does.
 
-    python experiments/finetune/clothing_keras.py IMAGES WEIGHTS OUT --recipe='two stages'
+    python -m experiments.finetune.clothing_keras IMAGES WEIGHTS OUT --recipe='two stages'
 
 clothing.py runs it, beside ours. OUT is a JSON file for the results. The backend is TensorFlow, or
 that of KERAS_BACKEND.
@@ -79,7 +79,7 @@ def main(images: str, weights: str, out: str) -> None:
 
 
 def read(keras: Any, folder: pathlib.Path, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """All images of a split, cropped to squares and resized, `[N, size, size, 3]`, and labels `[N]`.
+    """All images of a split, cropped to squares of `size`, `[N, size, size, 3]`, and labels `[N]`.
 
     They stay in memory, as the guide's cached data set does.
     """

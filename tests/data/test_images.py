@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from helpers import default_config
 
-from xception_flax.data import images
+from xception_flax.data import decoding, images
 
 
 @pytest.fixture
@@ -24,26 +24,26 @@ def encode(image, extension, *options):
 
 def test_png_is_decoded_exactly_and_in_rgb():
     image = smooth_image(13, 17)
-    np.testing.assert_array_equal(images.decode(encode(image, '.png')), image)
+    np.testing.assert_array_equal(decoding.decode(encode(image, '.png')), image)
 
 
 def test_jpeg_is_decoded_closely():
     image = smooth_image(64, 48)
-    decoded = images.decode(encode(image, '.jpg', cv2.IMWRITE_JPEG_QUALITY, 95))
+    decoded = decoding.decode(encode(image, '.jpg', cv2.IMWRITE_JPEG_QUALITY, 95))
     assert np.abs(decoded.astype(int) - image).mean() < 2
 
 
 def test_grey_files_and_arrays_get_three_equal_channels():
     grey = smooth_image(9, 9)[..., 0]
-    decoded = images.decode(cv2.imencode('.png', grey)[1].tobytes())
+    decoded = decoding.decode(cv2.imencode('.png', grey)[1].tobytes())
     np.testing.assert_array_equal(decoded, np.stack([grey] * 3, -1))
-    np.testing.assert_array_equal(images.decode(grey), np.stack([grey] * 3, -1))
+    np.testing.assert_array_equal(decoding.decode(grey), np.stack([grey] * 3, -1))
 
 
 @pytest.mark.parametrize('data', [b'', b'no image', b'\xff\xd8\xff\xe0' + b'\0' * 50])
 def test_other_data_is_a_bad_image(data):
-    with pytest.raises(images.BadImageError):
-        images.decode(data)
+    with pytest.raises(decoding.BadImageError):
+        decoding.decode(data)
 
 
 @pytest.mark.parametrize('shape', [(40, 80), (80, 40), (20, 20), (5, 7), (1, 1), (21, 300)])

@@ -7,7 +7,7 @@ import pytest
 from helpers import default_config
 
 from xception_flax.base.errors import UserError
-from xception_flax.data import images, sources
+from xception_flax.data import decoding, sources
 
 
 def config(source, **dataset):
@@ -99,7 +99,7 @@ def test_a_folder_has_classes_and_files_by_name(folder):
     assert (len(source), source.num_classes, source.class_names) == (6, 2, ['cat', 'dog'])
     assert [record['label'] for record in source] == [0, 0, 0, 1, 1, 1]
     assert source.name(4).endswith('train/dog/1.PNG')
-    np.testing.assert_array_equal(images.decode(source[4]['image']), np.full((10, 12, 3), 101))
+    np.testing.assert_array_equal(decoding.decode(source[4]['image']), np.full((10, 12, 3), 101))
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,15 @@ def test_several_dictionaries_of_unknown_names_are_named(tmp_path):
         pth.read(tmp_path / 'x.pt')
 
 
+def test_an_archive_with_a_damaged_end_is_refused(tmp_path):
+    """Python 3.11 raises an error where it is asked whether a file is an archive."""
+    data, end = (DATA / 'new.pth').read_bytes(), 22
+    several_disks = b'PK\6\7' + bytes(12) + b'\2\0\0\0'
+    (tmp_path / 'x.pt').write_bytes(data[:-end] + several_disks + data[-end:])
+    with pytest.raises(UserError, match=r'x\.pt is a damaged zip archive'):
+        files.read(tmp_path / 'x.pt')
+
+
 def test_a_whole_module_is_refused():
     with pytest.raises(UserError, match=r'calls torch\.nn\.modules\.linear\.Linear'):
         pth.read(DATA / 'module.pth')

@@ -96,6 +96,7 @@ def default() -> ConfigDict:
     c.crops = 1
     c.loader_threads = 16  # per process, to read and decode images
     c.max_unreadable = 0.01  # fraction of a split's images that may be unreadable
+    c.max_megapixels = 89.0  # an image that declares more is unreadable
 
     c.loss = 'softmax'  # cross entropy over classes; or 'sigmoid', binary for each class
     c.auxiliary_weight = 0.4  # weight of the auxiliary classifier's loss (inception_v3.auxiliary)

@@ -1,4 +1,4 @@
-"""Operations on one image, on the host: decode, crop, resize, colours; uint8 in, uint8 out."""
+"""Operations on one image, on the host: crop, resize, colours; uint8 in, uint8 out."""
 
 from collections.abc import Callable
 
@@ -11,37 +11,7 @@ from xception_flax.data.augmentation import erase, rand_augment
 
 CROPS = ('random', 'pad', 'none')  # of training images
 
-# Images are already decoded in parallel.
-cv2.setNumThreads(1)
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # `BadImageError` reports errors
-
-
-class BadImageError(Exception):
-    """The bytes are not a readable image."""
-
-
-def decode(data: bytes | np.ndarray) -> np.ndarray:
-    """Decodes a JPEG or PNG, or widens a grey array, to RGB `[H, W, 3]` uint8.
-
-    The bytes tell the format, not the file name. CMYK becomes RGB, 16 bits become 8, transparency
-    is dropped, and EXIF rotation is applied (TensorFlow's decoder ignores it).
-
-    Raises:
-      BadImageError: the image cannot be read, or is truncated.
-    """
-    if isinstance(data, np.ndarray):
-        return data if data.ndim == 3 else np.repeat(data[..., None], 3, -1)
-    if not data:
-        raise BadImageError('it is empty')
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error as error:
-        raise BadImageError(' '.join(str(error).split())) from error
-    if image is None:
-        kinds = {b'\xff\xd8\xff': 'JPEG', b'\x89PNG': 'PNG'}
-        kind = next((name for start, name in kinds.items() if data.startswith(start)), None)
-        raise BadImageError(f'a damaged {kind}' if kind else 'it is neither JPEG nor PNG')
-    return image
+cv2.setNumThreads(1)  # images are already prepared in parallel
 
 
 def for_evaluation(image: np.ndarray, config: ConfigDict) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from xception_flax.base.errors import UserError
-from xception_flax.data import images
+from xception_flax.data import decoding
 from xception_flax.data.sources.base import Record, Source, check_label
 
 
@@ -22,12 +22,20 @@ class Reader:
       unreadable: numbers of the unreadable records so far.
     """
 
-    def __init__(self, source: Source, max_unreadable: float, processes: int = 1):
+    def __init__(
+        self,
+        source: Source,
+        max_unreadable: float,
+        processes: int = 1,
+        max_megapixels: float = decoding.MAX_MEGAPIXELS,
+    ):
         """Reads from `source`, of which a fraction of `max_unreadable` may be unreadable.
 
-        Each of `processes` counts in its own part.
+        Each of `processes` counts in its own part. Images of more than `max_megapixels` are
+        unreadable.
         """
         self.source, self.max_unreadable, self.processes = source, max_unreadable, processes
+        self.max_megapixels = max_megapixels
         self.unreadable: set[int] = set()
         self._lock = threading.Lock()
 
@@ -41,8 +49,8 @@ class Reader:
           UserError: too many images are unreadable, or the label is not a class.
         """
         try:
-            return read(self.source, index)
-        except images.BadImageError as error:
+            return read(self.source, index, self.max_megapixels)
+        except decoding.BadImageError as error:
             self._count(index, str(error))
             return None
 
@@ -68,7 +76,7 @@ class Reader:
             )
 
 
-def read(source: Source, index: int) -> tuple[np.ndarray, Record]:
+def read(source: Source, index: int, max_megapixels: float) -> tuple[np.ndarray, Record]:
     """Reads and decodes one image.
 
     Returns:
@@ -81,20 +89,20 @@ def read(source: Source, index: int) -> tuple[np.ndarray, Record]:
     try:
         record = source[index]
     except OSError as error:  # a dangling link, a bad sector
-        raise images.BadImageError(str(error)) from error
+        raise decoding.BadImageError(str(error)) from error
     check_label(source, index, record)
-    return images.decode(record['image']), record
+    return decoding.decode(record['image'], max_megapixels), record
 
 
-def problems(source: Source, threads: int) -> Iterator[str | None]:
+def problems(source: Source, threads: int, max_megapixels: float) -> Iterator[str | None]:
     """For each record in order what is wrong with it, or None; several threads read."""
 
     def problem(index: int) -> str | None:
         try:
-            read(source, index)
+            read(source, index, max_megapixels)
         except UserError as error:
             return str(error)
-        except images.BadImageError as error:
+        except decoding.BadImageError as error:
             return f'{source.name(index)} cannot be read: {error}'
         return None
 

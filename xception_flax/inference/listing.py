@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 
 from xception_flax.base.errors import UserError
-from xception_flax.data.sources.folder import EXTENSIONS
+from xception_flax.data.decoding import SUFFIXES
 from xception_flax.inference import drawing
 from xception_flax.inference.prediction import Prediction
 
@@ -34,10 +34,10 @@ def expand(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
     for argument in arguments:
         path = pathlib.Path(argument).expanduser()
         if path.is_dir():
-            inside = [str(file) for file in path.rglob('*') if file.suffix.lower() in EXTENSIONS]
+            inside = [str(file) for file in path.rglob('*') if file.suffix.lower() in SUFFIXES]
             files += sorted(inside)
             if not inside:
-                problems.append(f'{path} has no images (*.jpg, *.jpeg, *.png)')
+                problems.append(f'{path} has no images ({", ".join(SUFFIXES)})')
         elif path.exists():
             files.append(str(path))
         else:

@@ -11,7 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from xception_flax.base.errors import UserError
-from xception_flax.data import images as ops
+from xception_flax.data import decoding
+from xception_flax.data.images import EVALUATION_CROPS
 from xception_flax.data.scaling import scale
 
 Image = str | os.PathLike[str] | bytes | np.ndarray
@@ -21,7 +22,7 @@ def preprocess(images: Image | Iterable[Image], config: ConfigDict, crops: int =
     """Prepares images for `model.apply`, as evaluation does.
 
     Args:
-      images: one or several, each the path of a JPEG or PNG, its bytes, or uint8 `[H, W, 3]` (or
+      images: one or several, each the path of a file, its bytes, or uint8 `[H, W, 3]` (or
         `[H, W]`, grey).
       config: config of the network's run, with the size, the crop and the range of values.
       crops: 1, the centre; 10, centre, corners and their horizontal flips; or 144 (`ten_crops` and
@@ -59,10 +60,10 @@ def read(image: Image, name: str, config: ConfigDict, crops: int) -> np.ndarray:
     Raises:
       UserError: the image cannot be read; the message has its name.
     """
-    return ops.EVALUATION_CROPS[crops](decode(image, name), config)
+    return EVALUATION_CROPS[crops](decode(image, name, config.max_megapixels), config)
 
 
-def decode(image: Image, name: str) -> np.ndarray:
+def decode(image: Image, name: str, max_megapixels: float = decoding.MAX_MEGAPIXELS) -> np.ndarray:
     """The whole image, `[H, W, 3]` uint8.
 
     Raises:
@@ -75,13 +76,13 @@ def decode(image: Image, name: str) -> np.ndarray:
             _check_array(image)
         elif not isinstance(image, bytes):
             kind = type(image).__name__
-            raise ops.BadImageError(f'it is a {kind}; give a path, bytes, or uint8 [H, W, 3]')
-        return ops.decode(image)
+            raise decoding.BadImageError(f'it is a {kind}; give a path, bytes, or uint8 [H, W, 3]')
+        return decoding.decode(image, max_megapixels)
     except FileNotFoundError:
         raise UserError(f'there is no file {name}') from None
     except OSError as error:
         raise UserError(f'{name} cannot be read: {error.strerror}') from error
-    except ops.BadImageError as error:
+    except decoding.BadImageError as error:
         raise UserError(f'{name} cannot be read: {error}') from error
 
 
@@ -91,12 +92,12 @@ def check_crops(crops: int) -> None:
     Raises:
       UserError: the number is not supported.
     """
-    if crops not in ops.EVALUATION_CROPS:
-        raise UserError(f'crops is {crops}; take one of {list(ops.EVALUATION_CROPS)}')
+    if crops not in EVALUATION_CROPS:
+        raise UserError(f'crops is {crops}; take one of {list(EVALUATION_CROPS)}')
 
 
 def _check_array(image: np.ndarray) -> None:
     fits = image.ndim == 2 or (image.ndim == 3 and image.shape[-1] == 3)
     if image.dtype != np.uint8 or not fits or not image.size:
         shape = ', '.join(map(str, image.shape))
-        raise ops.BadImageError(f'it is {image.dtype} [{shape}]; give uint8 [H, W, 3]')
+        raise decoding.BadImageError(f'it is {image.dtype} [{shape}]; give uint8 [H, W, 3]')

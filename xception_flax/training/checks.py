@@ -46,6 +46,7 @@ RANGES: dict[str, tuple[float, float]] = {
     'dataset.confidence': (0, 1),
     'loader_threads': (1, 1024),
     'max_unreadable': (0, 1),
+    'max_megapixels': (1e-3, 178),  # Pillow refuses more
     'augment.pad': (0, 2**12),
     'augment.brightness': (0, 1),
     'augment.contrast': (0, 1),

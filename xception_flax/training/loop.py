@@ -75,7 +75,7 @@ class _Training:
         self.dispatched: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
         self.skipped = self.skipped_in_row = 0  # steps
         self.train_reader, self.eval_reader = (
-            Reader(source, config.max_unreadable, jax.process_count())
+            Reader(source, config.max_unreadable, jax.process_count(), config.max_megapixels)
             for source in (run.train_source, run.eval_source)
         )
 

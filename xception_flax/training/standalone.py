@@ -69,7 +69,7 @@ def evaluate_networks(
     )
     task = task_of(config, source)
     eval_step = compiled_step(net.model, config, mesh, task)
-    reader = Reader(source, config.max_unreadable, jax.process_count())
+    reader = Reader(source, config.max_unreadable, jax.process_count(), config.max_megapixels)
     results = evaluate(eval_step, variables, reader, config, mesh, progress, task)
     for weights in nets:  # in this order
         progress.say(results_line(config.dataset.eval_split, weights, results[weights]))

@@ -76,7 +76,7 @@ def _recognise(path: pathlib.Path) -> tuple[str, Callable[[pathlib.Path], Conten
         start = file.read(16)
     if h5py.is_hdf5(path):
         return 'an HDF5 file', _hdf5
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         members = _members(path)
         if keras_files.WEIGHTS in members:
             return 'a .keras file', _keras
@@ -98,6 +98,13 @@ def _recognise(path: pathlib.Path) -> tuple[str, Callable[[pathlib.Path], Conten
     else:
         what = f'a file that begins with {start!r}'
     raise UserError(f'{path} holds no weights: it is {what}. Read are files of {READ}')
+
+
+def _is_zip(path: pathlib.Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # Python 3.11, where the end is damaged
+        return True
 
 
 def _members(path: pathlib.Path) -> list[str]:

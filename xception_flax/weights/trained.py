@@ -45,7 +45,7 @@ class Trained:
         """Classifies images, prepared as in evaluation.
 
         Args:
-          images: one or several, each the path of a JPEG or PNG, its bytes, or uint8 `[H, W, 3]`.
+          images: one or several, each the path of a file, its bytes, or uint8 `[H, W, 3]`.
           top: number of labels per image; all classes if there are fewer.
           crops: 1, the centre; or 10 or 144, over which probabilities are averaged, as in the tests
             of AlexNet and Inception.

@@ -1,0 +1,1 @@
+"""Fine-tuning, beside Keras and on few digits."""

@@ -138,6 +138,22 @@ def test_a_folder_of_class_folders_trains(program, tmp_path):
     assert max(r['top1'] for r in found if r['split'] == 'train') > 0.9  # chance: 0.1
 
 
+@pytest.mark.slow
+def test_a_run_ends_when_evaluations_get_no_better(program, tmp_path):
+    run = (
+        *DIGITS, '--config.schedule.learning_rate=0.0', '--config.ema_decay=0.0',
+        '--config.frozen_statistics=True', '--config.eval_steps=2', f'--workdir={tmp_path}/run',
+    )  # fmt: skip
+    output = program(*run, '--config.patience=2')
+    assert 'ends at step 6: no better top-1 in the last 2 evaluations (config.patience)' in output
+    assert [r['step'] for r in entries(tmp_path / 'run') if 'weights' in r] == [2, 4, 6]
+    again = program(*run, '--config.patience=2')
+    assert 'this run is complete: its newest checkpoint is of step 6.' in again
+    more = program(*run, '--config.patience=3')  # more patience goes on
+    assert 'resuming from the checkpoint of step 6' in more
+    assert 'ends at step 8' in more
+
+
 @pytest.mark.parametrize(
     ('args', 'says'),
     [

@@ -176,7 +176,10 @@ def test_a_thousand_classes_without_names_are_those_of_imagenet(run, program, tm
         (['cat.png', '--workdir=a', '--save=a.jpg'], '--save=a.jpg: give the name of a .png'),
         (['cat.png', '--workdir=a', '--save=no/a.png'], 'there is no folder no'),
         (['cat.png', '--workdir=a'], 'there is no file cat.png'),
-        (['tests', '--workdir=a'], 'tests has no images (*.jpg, *.jpeg, *.png)'),
+        (
+            ['tests', '--workdir=a'],
+            'tests has no images (.jpg, .jpeg, .jpe, .jfif, .png, .webp, .bmp, .gif, .tif, .tiff)',
+        ),
         (['experiments/digits', '--workdir=a'], 'there is no run, no weights file and no'),
         (['cat.png', '--workdir=a', '--config=configs/digits.py'], '--config has no effect'),
     ],

@@ -5,9 +5,9 @@
 Each format has files of several kinds: colours, depths, animations, EXIF data. Copies are cut, get
 other bytes, bits, sizes and lengths of segments; half of the PNGs get checksums that fit. Each has
 to end with an image or an error of one line; within a second; and with no more memory than 8 times
-the image as RGB, besides the file and 4 MB. A million pixels are allowed, so a refused file may take
-24 MB. Prints a table, and every attempt that ended otherwise, with its seed; the status is then 1.
-Runs on Linux, whose /proc tells the memory of one attempt.
+the image as RGB, besides the file and 4 MB. A million pixels are allowed, so a refused file may
+take 24 MB. Prints a table, and every attempt that ended otherwise, with its seed; the status is
+then 1. Runs on Linux, whose /proc tells the memory of one attempt.
 """
 
 import collections

@@ -3,6 +3,8 @@ from helpers import small_config
 
 from xception_flax.base.errors import UserError
 from xception_flax.data import class_weights, sources
+from xception_flax.training import checks
+from xception_flax.training.metrics import Task
 
 
 def load(path):
@@ -19,6 +21,15 @@ def test_json_and_csv_name_classes_and_others_weigh_nothing(tmp_path):
     (tmp_path / 'weights.csv').write_text('3,0.5\n7, 2\n')
     for name in ('weights.json', 'weights.csv'):
         assert load(tmp_path / name).tolist() == [0, 0, 0, 0.5, 0, 0, 0, 2, 0, 0]
+
+
+def test_they_are_refused_where_they_do_nothing(tmp_path):
+    (tmp_path / 'weights.csv').write_text('3,0.5\n')
+    c = small_config(dataset__class_weights=str(tmp_path / 'weights.csv'))
+    source = sources.load(c, 'test')
+    task = Task('softmax', class_weights.load(c, source))
+    with pytest.raises(UserError, match=r'weights in the loss are config\.loss_weights'):
+        checks.check_best(c, task, source)
 
 
 @pytest.mark.parametrize(

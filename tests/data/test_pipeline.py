@@ -180,7 +180,7 @@ def test_the_next_image_replaces_an_unreadable_one(config, caplog):
     assert reader.unreadable == {4, 5, 19}
     # Each is named once, though it was met in three epochs.
     assert sorted(r.getMessage() for r in caplog.records) == [
-        f'holes[{i}] cannot be read: it is neither JPEG nor PNG' for i in (19, 4, 5)
+        f'holes[{i}] cannot be read: it is no JPEG, PNG, WebP, BMP, GIF or TIFF' for i in (19, 4, 5)
     ]
 
 

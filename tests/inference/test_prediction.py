@@ -124,7 +124,7 @@ def test_an_unreadable_image_does_not_end_the_others(tmp_path):
     found = predict([first, bad, second], model, variables, config)
     assert [one.image for one in found] == ['image 0', str(bad), 'image 2']
     assert found[1] == prediction.Prediction(
-        str(bad), (), f'{bad} cannot be read: it is neither JPEG nor PNG'
+        str(bad), (), f'{bad} cannot be read: it is no JPEG, PNG, WebP, BMP, GIF or TIFF'
     )
     (alone,) = predict(second, model, variables, config)
     assert [label.index for label in found[2].labels] == [label.index for label in alone.labels]

@@ -57,7 +57,7 @@ def test_one_image_grey_images_and_an_array_of_several_are_accepted(config):
     [
         ('/nowhere/cat.jpg', 'there is no file /nowhere/cat.jpg'),
         (b'', 'image 1 cannot be read: it is empty'),
-        (b'text', 'image 1 cannot be read: it is neither JPEG nor PNG'),
+        (b'text', 'image 1 cannot be read: it is no JPEG, PNG, WebP, BMP, GIF or TIFF'),
         (png(image())[:200], 'image 1 cannot be read: a damaged PNG'),
         (image() / 255, 'image 1 cannot be read: it is float64 [40, 60, 3]; give uint8'),
         (image()[:0], 'image 1 cannot be read: it is uint8 [0, 60, 3]; give uint8 [H, W, 3]'),

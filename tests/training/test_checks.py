@@ -23,6 +23,13 @@ def test_every_config_passes_its_own_checks(path):
     checks.check(c, examples=10_000, num_classes=10, devices=8 if path.stem == 'imagenet' else 1)
 
 
+def test_one_class_cannot_be_learnt():
+    c = default_config(total_steps=10, schedule__decay_epochs=2.0)
+    with pytest.raises(UserError, match='train has one class only'):
+        checks.check(c, examples=1000, num_classes=1, devices=1)
+    assert checks.check(c, examples=1000, num_classes=2, devices=1)
+
+
 @pytest.mark.parametrize(
     ('settings', 'says'),
     [
@@ -56,6 +63,10 @@ def test_every_config_passes_its_own_checks(path):
         ({'schedule__warmup_steps': 100}, 'warm-up of 100 steps'),
         ({'label_smoothing': -0.1}, 'config.label_smoothing'),
         ({'seed': -1}, 'config.seed'),
+        ({'dataset__eval_fraction': 0.1}, "is for images in folders, .* is 'tfds'"),
+        ({'dataset__labels': 'x.csv'}, "is for images in folders, .* is 'tfds'"),
+        ({'dataset__source': 'folder', 'dataset__labels': 'x.csv'}, 'needs either {split}'),
+        ({'loss': 'sigmoid', 'loss_weights': 'balanced'}, 'loss_weights is for'),
     ],
 )
 def test_impossible_settings_are_errors_in_one_line(settings, says):

@@ -284,6 +284,26 @@ def test_label_smoothing_raises_the_loss_of_a_sure_network():
     assert run(30, label_smoothing=0.2)[1]['loss'] > 0.3
 
 
+def test_weights_of_classes_in_the_loss_are_those_of_keras():
+    import keras
+
+    weights, c = np.float32([0.25, 1, 2, 8]), config()
+    before = initial()
+    variables = {'params': before.params, 'batch_stats': before.batch_stats}
+    logits = np.asarray(training_logits_of(variables, scale(IMAGES, 'tf')))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    expected = float(loss(LABELS, logits, sample_weight=weights[LABELS]))
+    sgd, rate = optax.sgd(RATE), optax.constant_schedule(RATE)
+    step = jax.jit(make_train_step(build_model(c), sgd, rate, c, loss_weights=weights))
+    after, metrics = step(before, {'image': IMAGES, 'label': LABELS})
+    assert float(metrics['loss']) == pytest.approx(expected, rel=1e-5)
+    # The gradient of the classifier's bias: the weighted errors of the probabilities.
+    errors = np.asarray(jax.nn.softmax(logits)) - np.eye(4)[LABELS]
+    gradient = (weights[LABELS][:, None] * errors).mean(0)
+    moved = before.params['Dense_0']['bias'] - after.params['Dense_0']['bias']
+    np.testing.assert_allclose(moved / RATE, gradient, rtol=1e-4, atol=1e-6)
+
+
 def test_sigmoid_loss_trains_too():
     assert run(30, loss='sigmoid')[1]['loss'] < 0.2 * run(1, loss='sigmoid')[1]['loss']
 

@@ -36,6 +36,7 @@ def default() -> ConfigDict:
     add_duration(c, 'log')  # interval of logging the metrics of training batches
     c.keep_last = 3  # newest checkpoints to keep
     c.keep_best = 1  # and the best ones, by the metric `best`
+    c.patience = 0  # evaluations in a row without a better one that end the training; 0: none do
     c.best = 'top1'  # 'top1', 'top5', 'loss', 'map100_pictures', ... (training/metrics.py)
     c.profile_steps = 0  # steps (after the first ten) to trace for the profiler of TensorBoard
 
@@ -62,6 +63,12 @@ def default() -> ConfigDict:
     c.dataset.data_dir = ''  # folder of the data; '' for the default of the source
     c.dataset.train_split = 'train'
     c.dataset.eval_split = 'validation'
+    # folder: the part of the images that is set apart for evaluation, where there are folders of
+    # classes, but none of splits; a hash of an image's path decides.
+    c.dataset.eval_fraction = 0.0
+    # folder: a CSV or text file of images and labels, in place of folders of classes; {split} in
+    # it stands for the split.
+    c.dataset.labels = ''
     c.dataset.num_classes = placeholder(int)  # None: the number in the data
     c.dataset.num_examples = placeholder(int)  # of the training split; likewise
     # tfds: the feature that holds the labels; '' for the usual: 'label', 'real_label', ...
@@ -99,6 +106,9 @@ def default() -> ConfigDict:
     c.max_megapixels = 89.0  # an image that declares more is unreadable
 
     c.loss = 'softmax'  # cross entropy over classes; or 'sigmoid', binary for each class
+    # softmax: weights of the classes in the training loss: 'balanced', the same for each class as a
+    # whole, or JSON or CSV as for `dataset.class_weights`; '' for equal ones.
+    c.loss_weights = ''
     c.auxiliary_weight = 0.4  # weight of the auxiliary classifier's loss (inception_v3.auxiliary)
     c.label_smoothing = 0.0
     c.mixup = 0.0  # alpha of the Beta distribution; 0 for none

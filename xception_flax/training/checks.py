@@ -41,9 +41,11 @@ RANGES: dict[str, tuple[float, float]] = {
     'image_size': (1, 2**14),
     'keep_last': (1, 10**6),
     'keep_best': (0, 10**6),
+    'patience': (0, 10**6),
     'profile_steps': (0, 1000),
     'crop_fraction': (0.01, 1),
     'dataset.confidence': (0, 1),
+    'dataset.eval_fraction': (0, 0.9),
     'loader_threads': (1, 1024),
     'max_unreadable': (0, 1),
     'max_megapixels': (1e-3, 178),  # Pillow refuses more
@@ -88,6 +90,10 @@ def check(config: ConfigDict, examples: int, num_classes: int, devices: int) -> 
         raise UserError(
             f'config.dataset.num_classes is {config.dataset.num_classes}, but the data has '
             f'{num_classes} classes; leave it unset to take the number from the data'
+        )
+    if num_classes < 2 and config.loss == 'softmax':
+        raise UserError(
+            f'{config.dataset.train_split} has one class only; a classifier needs two or more'
         )
     if config.dataset.num_examples not in (None, examples):
         raise UserError(
@@ -137,12 +143,31 @@ def check_values(config: ConfigDict) -> None:
             raise UserError(
                 f'config.{path} is {value!r}; give (low, high) with 0 < low <= high <= {top}'
             )
+    _check_uses(config)
     model = models.build_model(config, num_classes=2)
     if config.image_size < model.min_image_size:
         raise UserError(
             f'config.image_size is {config.image_size}, too small for {config.model}: '
             f'it takes {model.min_image_size} pixels or more'
         )
+
+
+def _check_uses(config: ConfigDict) -> None:
+    """Checks that settings are not given where they do nothing (`UserError`)."""
+    dataset = config.dataset
+    for name in ('eval_fraction', 'labels'):
+        if dataset[name] and dataset.source != 'folder':
+            raise UserError(
+                f'config.dataset.{name} is for images in folders, and config.dataset.source is '
+                f'{dataset.source!r}'
+            )
+    if dataset.labels and ('{split}' in dataset.labels) == bool(dataset.eval_fraction):
+        raise UserError(
+            'config.dataset.labels needs either {split} in its name, for a file of each split, or '
+            'config.dataset.eval_fraction, for a split of one file'
+        )
+    if config.loss == 'sigmoid' and config.loss_weights:
+        raise UserError("config.loss_weights is for config.loss='softmax'")
 
 
 def check_batch(config: ConfigDict, devices: int) -> None:
@@ -165,16 +190,21 @@ def check_batch(config: ConfigDict, devices: int) -> None:
 
 
 def check_best(config: ConfigDict, task: metrics.Task, source: Source) -> None:
-    """Checks that evaluations on `source` have the metric `config.best`.
+    """Checks that evaluations on `source` have the metric `config.best`, and use class weights.
 
     Raises:
-      UserError: they have not; says which there are.
+      UserError: they have or do not; says what there is.
     """
     names = metrics.applicable(task, source.num_classes, _multi_label(source))
     if config.best not in names:
         raise UserError(
             f'config.best is {config.best!r}, which does not apply to this data; '
             f'choose from {names}'
+        )
+    if config.dataset.class_weights and 'map100_classes' not in names:
+        raise UserError(
+            'config.dataset.class_weights weighs MAP@100, which does not apply to this data; '
+            'weights in the loss are config.loss_weights'
         )
 
 

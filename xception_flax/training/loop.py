@@ -83,7 +83,7 @@ class _Training:
         """Restores, and trains to the end."""
         start = self._restore()
         total, durations = self.run.durations.total, self.run.durations
-        if start >= total and start in self.recorder.scores:
+        if start in self.recorder.scores and (start >= total or self.recorder.exhausted()):
             self.progress.say(f'this run is complete: its newest checkpoint is of step {start:,}.')
             return
         if start:
@@ -114,6 +114,9 @@ class _Training:
                     self._save(step)
                 if evaluating:
                     self._evaluate(step)
+                    if self.recorder.exhausted():
+                        self._say_exhausted(step)
+                        return
                 if processes.stop_agreed(self.stop, self.last):
                     self._end_early(step)
 
@@ -191,6 +194,14 @@ class _Training:
             f'{self.skipped_in_row} in a row; {newest}). Its examples are in '
             f'{self.workdir / "nonfinite.json"}: {examples[0]}, ... Lower the learning rate, clip '
             "(config.optimizer.clip_norm), or skip such steps by config.nonfinite='skip'"
+        )
+
+    def _say_exhausted(self, step: int) -> None:
+        config = self.run.config
+        label = metrics.by_name(config.best).label
+        self.progress.say(
+            f'the training ends at step {step:,}: no better {label} in the last {config.patience} '
+            'evaluations (config.patience)'
         )
 
     def _evaluation_is_due(self, step: int) -> bool:

@@ -79,6 +79,14 @@ class Recorder:
             entries = writers.read(self.workdir / 'metrics.jsonl')
             curves.draw(entries, self.workdir / 'curves.png', self.run.title)
 
+    def exhausted(self) -> bool:
+        """Whether the newest `config.patience` evaluations are no better than those before."""
+        patience = self.run.config.patience
+        scores = [self.scores[step] for step in sorted(self.scores)]
+        if not 0 < patience < len(scores):
+            return False
+        return max(scores[-patience:]) <= max(scores[:-patience])
+
     def fault(self, step: int, values: dict[str, float], examples: list[str]) -> None:
         """Writes what is known of a step that was not finite to `nonfinite.json`."""
         if jax.process_index() == 0:

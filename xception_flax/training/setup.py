@@ -13,7 +13,7 @@ from xception_flax.base import mesh as meshes
 from xception_flax.base import processes
 from xception_flax.base.errors import UserError
 from xception_flax.config import Durations, reading
-from xception_flax.data import protocols, sources
+from xception_flax.data import class_weights, protocols, sources
 from xception_flax.runtime.checkpoints import TrainState, checksums
 from xception_flax.training import checks, evaluation, freezing, layer_decay
 from xception_flax.training.metrics import Task
@@ -85,6 +85,8 @@ def set_up(config: ConfigDict, mesh: Mesh | None = None, fresh: bool = False) ->
     task = evaluation.task_of(config, eval_source)
     checks.check_best(config, task, eval_source)
 
+    loss_weights = class_weights.of_loss(config, train_source)
+
     model = models.build_model(config, classes)
     schedule = make_schedule(config, durations)
     frozen = freezing.frozen_modules(config, model) if config.frozen else ()
@@ -121,7 +123,7 @@ def set_up(config: ConfigDict, mesh: Mesh | None = None, fresh: bool = False) ->
         frozen=frozen,
         init=init,
         train_step=jax.jit(
-            make_train_step(model, optimizer, schedule, config, frozen, mesh),
+            make_train_step(model, optimizer, schedule, config, frozen, mesh, loss_weights),
             in_shardings=(everywhere, meshes.sharded(mesh)),
             out_shardings=everywhere,
             donate_argnums=0,

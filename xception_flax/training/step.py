@@ -31,6 +31,7 @@ def make_train_step(
     config: ConfigDict,
     frozen: Sequence[str] = (),
     mesh: Mesh | None = None,
+    loss_weights: np.ndarray | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Makes the function that does one update.
 
@@ -55,6 +56,8 @@ def make_train_step(
       config: the run's config.
       frozen: paths of the frozen modules.
       mesh: the devices to compile for, over which the batch is sharded; None if not known.
+      loss_weights: of the classes, `[C]`: each target counts so much, as in PyTorch's
+        CrossEntropyLoss, and the loss is the mean over images, as in Keras. None for equal ones.
     """
     lowering = () if mesh is None else (mesh.devices.flat[0].platform, meshes.sharded(mesh))
     loss_of_images = losses.LOSSES[config.loss]
@@ -71,6 +74,8 @@ def make_train_step(
             part = jnp.maximum(part, 1 - part)  # the image that the label belongs to dominates
             images = part * images + (1 - part) * jnp.roll(images, 1, 0)
             targets = part * targets + (1 - part) * jnp.roll(targets, 1, 0)
+        if loss_weights is not None:
+            targets = targets * loss_weights
         variables = {
             'params': freezing.merge(params, state.params),
             'batch_stats': state.batch_stats,

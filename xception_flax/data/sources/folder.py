@@ -1,73 +1,192 @@
-"""A directory of class folders: `data_dir/split/class/image`."""
+"""Images in folders of classes, or beside a list of labels."""
 
+import hashlib
 import os
 import pathlib
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from xception_flax.base.errors import UserError
+from xception_flax.data.decoding import SUFFIXES
+from xception_flax.data.sources import label_files
 from xception_flax.data.sources.base import Record, Source
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png')
+# Folders that systems put beside images; names that begin with a dot are hidden ones.
+SYSTEM_FOLDERS = ('__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information')
 
 
 class FolderSource:
-    """The images of one split, sorted by class and file name.
+    """Files of images below a folder, each with its label."""
 
-    Raises:
-      UserError: a class has no image.
-    """
-
-    def __init__(self, root: pathlib.Path, class_names: list[str]):
-        self.root, self.class_names = root, class_names
-        self.num_classes = len(class_names)
-        self.files: list[tuple[str, int]] = []
-        for label, name in enumerate(class_names):
-            found = sorted(entry.name for entry in os.scandir(root / name))
-            images = [file for file in found if file.lower().endswith(EXTENSIONS)]
-            if not images:
-                raise UserError(
-                    f'{root / name} has no images (*.jpg, *.jpeg, *.png); add some, or remove '
-                    'the folder'
-                )
-            self.files += [(f'{name}/{file}', label) for file in images]
+    def __init__(
+        self,
+        root: pathlib.Path,
+        files: Sequence[str],
+        labels: Sequence[int | np.ndarray],
+        class_names: Sequence[str],
+    ):
+        self.root, self.files, self.labels = root, files, labels
+        self.class_names, self.num_classes = class_names, len(class_names)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Record:
-        path, label = self.files[index]
-        return Record(image=(self.root / path).read_bytes(), label=label)
+        data = pathlib.Path(self.root, self.files[index]).read_bytes()
+        return Record(image=data, label=self.labels[index])
 
     def name(self, index: int) -> str:
         """The image's path."""
-        return str(self.root / self.files[index][0])
+        return _printable(f'{self.root}/{self.files[index]}')
 
 
 def load(config: ConfigDict, split: str) -> Source:
-    """Opens `config.dataset.data_dir/split`.
+    """Opens a split of `config.dataset.data_dir`.
+
+    By default a split is a folder with a folder for each class. With `eval_fraction` there are
+    only the folders of classes, and a hash of each path tells the split; with `labels`, a file
+    tells the labels (`label_files.read`). Images are found at any depth.
 
     Raises:
-      UserError: there is no such folder, or no class folder with an image in it.
+      UserError: there is no such folder or split, or no class folder with an image in it.
     """
-    if not config.dataset.data_dir:
-        raise UserError('config.dataset.data_dir is not set: give the folder that holds the splits')
-    data_dir = pathlib.Path(config.dataset.data_dir).expanduser()
+    dataset = config.dataset
+    if not dataset.data_dir:
+        raise UserError('config.dataset.data_dir is not set: give the folder that holds the images')
+    data_dir = pathlib.Path(dataset.data_dir).expanduser()
     if not data_dir.is_dir():
         raise UserError(f'config.dataset.data_dir: there is no folder {data_dir}')
-    splits = _folders(data_dir)
-    if split not in splits:
-        raise UserError(
-            f'{data_dir} has no folder {split!r} but {splits}; '
-            'set config.dataset.train_split and config.dataset.eval_split'
-        )
-    root = data_dir / split
+    if dataset.eval_fraction:
+        _check_split(config, split)
+    if dataset.labels:
+        source = _labelled(config, data_dir, split)
+    else:
+        source = _class_folders(_split_folder(config, data_dir, split))
+    return _part(config, source, split) if dataset.eval_fraction else source
+
+
+def _class_folders(root: pathlib.Path) -> FolderSource:
+    """The images of all class folders, sorted by class and path."""
     classes = _folders(root)
     if not classes:
         raise UserError(f'{root} has no class folders: images are expected as {root}/CLASS/*')
-    return FolderSource(root, classes)
+    files: list[str] = []
+    labels: list[int] = []
+    left_out: list[str] = []
+    for label, name in enumerate(classes):
+        found = _images(root, name, left_out)
+        if not found:
+            raise UserError(
+                f'{_printable(str(root / name))} has no images ({", ".join(SUFFIXES)}); add some, '
+                'or remove the folder'
+            )
+        files += found
+        labels += [label] * len(found)
+    _say_left_out(root, left_out)
+    return FolderSource(root, files, labels, [_printable(name) for name in classes])
+
+
+def _labelled(config: ConfigDict, data_dir: pathlib.Path, split: str) -> FolderSource:
+    """The images that a file of labels names."""
+    left_out: list[str] = []
+    images = _images(data_dir, '.', left_out)
+    found = label_files.read(config, data_dir, split, images)
+    left_out += sorted(set(images) - set(found.files))
+    if not config.dataset.labels.count('{split}'):
+        _say_left_out(data_dir, left_out)
+    return FolderSource(data_dir, found.files, found.labels, found.class_names)
+
+
+def _part(config: ConfigDict, source: FolderSource, split: str) -> FolderSource:
+    """The examples that belong to the split by a hash of their path, which never changes."""
+    fraction, evaluation = config.dataset.eval_fraction, split == config.dataset.eval_split
+    chosen = [i for i, f in enumerate(source.files) if (_hash(f) < fraction) == evaluation]
+    return FolderSource(
+        source.root,
+        [source.files[i] for i in chosen],
+        [source.labels[i] for i in chosen],
+        source.class_names,
+    )
+
+
+def _hash(path: str) -> float:
+    """A number from 0 to 1."""
+    digest = hashlib.sha256(path.encode(errors='surrogateescape')).digest()
+    return int.from_bytes(digest[:6], 'big') / 2**48
+
+
+def _check_split(config: ConfigDict, split: str) -> None:
+    train, evaluation = config.dataset.train_split, config.dataset.eval_split
+    if train == evaluation:
+        raise UserError(
+            'with config.dataset.eval_fraction, train_split and eval_split need two names, and '
+            f'both are {train!r}'
+        )
+    if split not in (train, evaluation):
+        raise UserError(
+            f'config.dataset.eval_fraction makes the splits {train!r} and {evaluation!r}; there is '
+            f'no {split!r}'
+        )
+
+
+def _split_folder(config: ConfigDict, data_dir: pathlib.Path, split: str) -> pathlib.Path:
+    """The folder with the classes of a split."""
+    if config.dataset.eval_fraction:
+        return data_dir
+    folders = _folders(data_dir)
+    if split in folders:
+        return data_dir / split
+    shown = [_printable(name) for name in folders]
+    message = (
+        f'{data_dir} has no folder {split!r} but {shown[:8]}{"..." if len(shown) > 8 else ""}; '
+        'set config.dataset.train_split and config.dataset.eval_split'
+    )
+    if folders and all(next(_walk(data_dir, name, []), None) for name in folders):
+        message += (
+            '. If these are classes, --config.dataset.eval_fraction=0.1 sets a tenth of the images '
+            'apart for evaluation'
+        )
+    raise UserError(message)
+
+
+def _images(root: pathlib.Path, folder: str, left_out: list[str]) -> list[str]:
+    """Paths of the images in a folder of `root`, relative to it, sorted."""
+    return sorted(_walk(root, folder, left_out))
+
+
+def _walk(root: pathlib.Path, folder: str, left_out: list[str]) -> Iterator[str]:
+    """The images in a folder and its folders; hidden and other files are added to `left_out`."""
+    for entry in os.scandir(root / folder):
+        path = entry.name if folder == '.' else f'{folder}/{entry.name}'
+        if entry.is_dir(follow_symlinks=False):  # a link might lead back
+            if _is_shown(entry.name):
+                yield from _walk(root, path, left_out)
+        elif _is_shown(entry.name) and entry.name.lower().endswith(SUFFIXES):
+            yield path
+        else:
+            left_out.append(path)
 
 
 def _folders(path: pathlib.Path) -> list[str]:
     entries = [entry for entry in os.scandir(path) if entry.is_dir()]
-    return sorted(entry.name for entry in entries if not entry.name.startswith('.'))
+    return sorted(entry.name for entry in entries if _is_shown(entry.name))
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith('.') and name not in SYSTEM_FOLDERS
+
+
+def _say_left_out(root: pathlib.Path, left_out: Sequence[str]) -> None:
+    if left_out:
+        logging.warning(
+            '%s: %s files are left out, which are hidden, no images or without a label, such as %s',
+            root, f'{len(left_out):,}', _printable(min(left_out)),
+        )  # fmt: skip
+
+
+def _printable(path: str) -> str:
+    """A path with a mark in place of bytes that are no UTF-8."""
+    return os.fsencode(path).decode('utf-8', 'replace')

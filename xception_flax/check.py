@@ -1,8 +1,9 @@
-"""Reads every image of a config's splits once, and lists those that cannot be read.
+"""Reads every image of a config's splits once, and says what is there.
 
   python -m xception_flax.check --config=configs/imagenet.py --config.dataset.data_dir=/data
 
-The status is 1 if there are any.
+Lists the images that cannot be read; counts classes and sizes; finds images that are there twice,
+or in both splits. The status is 1 if there are unreadable ones.
 """
 
 import sys
@@ -18,25 +19,29 @@ def main() -> None:
     """Checks by the flags."""
     from tqdm import tqdm
 
-    from xception_flax.data import reader, sources
+    from xception_flax.data import sources
+    from xception_flax.data.survey import Survey, look
     from xception_flax.training.checks import check_values
 
     config = flags.FLAGS.config
     check_values(config)
-    unreadable = 0
+    surveys: list[Survey] = []
     for split in dict.fromkeys((config.dataset.train_split, config.dataset.eval_split)):
         source = sources.load(config, split)
-        found = 0
+        survey = Survey(split, source)
         bar = tqdm(total=len(source), desc=split, unit='image', disable=None, dynamic_ncols=True)
         with bar:
-            for problem in reader.problems(source, config.loader_threads, config.max_megapixels):
+            for seen in look(source, config):
                 bar.update()
-                if problem:
-                    tqdm.write(problem, file=sys.stdout)
-                    found += 1
-        tqdm.write(f'{split}: {len(source):,} images, {found} unreadable', file=sys.stdout)
-        unreadable += found
-    if unreadable:
+                survey.add(seen)
+                if seen.problem:
+                    tqdm.write(seen.problem, file=sys.stdout)
+        lines = survey.lines(config)
+        for other in surveys:
+            lines += survey.shared(other)
+        tqdm.write('\n'.join(lines), file=sys.stdout)
+        surveys.append(survey)
+    if any(survey.unreadable for survey in surveys):
         sys.exit(1)
 
 

@@ -3,9 +3,9 @@
   python -m xception_flax.predict cat.jpg --workdir=/tmp/imagenet
   python -m xception_flax.predict photos/ more.png --weights=xception.h5 --top=3 --save=labels.png
 
-IMAGE is a JPEG or PNG file, or a folder, with all images in it and its subfolders. The network is
-that of a run or of weights, and images are prepared as in evaluation. An image that cannot
-be read is reported in one line; the others are classified, and the status is 1.
+IMAGE is a file (JPEG, PNG, WebP, BMP, GIF, TIFF), or a folder with all images in it at any depth.
+The network is that of a run or of weights, and images are prepared as in evaluation. An image that
+cannot be read is reported in one line; the others are classified, and the status is 1.
 """
 
 import sys

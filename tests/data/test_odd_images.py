@@ -287,7 +287,7 @@ def test_the_program_check_lists_each_unreadable_file(data_dir, program):
         for name in UNREADABLE:
             assert f'{data_dir}/{split}/bad/{name}.JPEG cannot be read: ' in output
         assert f'{split}: {total} images, {len(UNREADABLE)} unreadable' in output
-    assert '/good/' not in output
+    assert not any('/good/' in line and 'cannot' in line for line in output.splitlines())
     for path in (data_dir / 'train' / 'bad').iterdir():
         path.write_bytes(JPEG)
     again = program(*args, '--config.dataset.eval_split=train')

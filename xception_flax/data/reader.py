@@ -1,8 +1,6 @@
 """Reads the images of a source, and counts those that cannot be read."""
 
-import concurrent.futures
 import threading
-from collections.abc import Iterator
 
 import numpy as np
 from absl import logging
@@ -92,21 +90,3 @@ def read(source: Source, index: int, max_megapixels: float) -> tuple[np.ndarray,
         raise decoding.BadImageError(str(error)) from error
     check_label(source, index, record)
     return decoding.decode(record['image'], max_megapixels), record
-
-
-def problems(source: Source, threads: int, max_megapixels: float) -> Iterator[str | None]:
-    """For each record in order what is wrong with it, or None; several threads read."""
-
-    def problem(index: int) -> str | None:
-        try:
-            read(source, index, max_megapixels)
-        except UserError as error:
-            return str(error)
-        except decoding.BadImageError as error:
-            return f'{source.name(index)} cannot be read: {error}'
-        return None
-
-    # In chunks, as a pool takes all its tasks at once.
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(source), 1024):
-            yield from pool.map(problem, range(start, min(start + 1024, len(source))))

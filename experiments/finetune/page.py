@@ -33,7 +33,7 @@ from xception_flax.weights.trained import Trained
 flags.DEFINE_string('split', None, "Whose images; by default the run's evaluation split.")
 flags.DEFINE_integer('images', 24, 'Of each kind, at most.', lower_bound=1)
 
-CHUNK, BATCH = 256, 16  # images in memory: encoded; decoded, with gradients
+CHUNK, BATCH = 256, 32  # images in memory: encoded; decoded, with gradients
 SIDE = 224  # of a drawn image, in pixels
 CARDS = """
 .cards { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); }

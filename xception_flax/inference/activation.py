@@ -37,8 +37,9 @@ def class_activation_maps(
       UserError: there is no such module, or its output is not `[N, h, w, C]`.
     """
 
+    # Weights and images are arguments, since XLA computes ahead with constants.
     @jax.jit
-    def forward(delta: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+    def forward(variables: Any, x: jax.Array, delta: jax.Array | float) -> tuple[Any, jax.Array]:
         """Logits, and the module's output; `delta` is added to it."""
         seen: list[jax.Array] = []
 
@@ -57,13 +58,13 @@ def class_activation_maps(
             raise UserError(f'{type(model).__name__} has no features at {at!r}')
         return logits, seen[0]
 
-    logits, features = forward(0.0)
+    logits, features = forward(variables, x, 0.0)
     chosen = jnp.argmax(logits, -1) if classes is None else jnp.asarray(classes)
 
     @jax.jit
-    def score(delta: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(forward(delta)[0], chosen[:, None], -1).sum()
+    def score(delta: jax.Array, variables: Any, x: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(forward(variables, x, delta)[0], chosen[:, None], -1).sum()
 
-    gradient = jax.grad(score)(jnp.zeros_like(features))
+    gradient = jax.grad(score)(jnp.zeros_like(features), variables, x)
     weights = jnp.mean(gradient, (1, 2), keepdims=True)
     return nn.relu(jnp.sum(weights * features, -1))

@@ -24,6 +24,7 @@ from experiments.finetune import clothing_results
 from xception_flax.runtime import program, writers
 
 flags.DEFINE_list('seeds', ['0', '1', '2'], 'Of the runs of each recipe.')
+flags.DEFINE_list('recipes', None, 'Recipes to train; all by default.')
 flags.DEFINE_integer('epochs', 10, 'Of each run, over all stages.', lower_bound=2)
 flags.DEFINE_integer('size', 150, 'Side of the images.', lower_bound=71)
 flags.DEFINE_string('machine', None, 'What the results call this machine.', required=True)
@@ -64,7 +65,7 @@ def main(images: str, weights: str, folder: str) -> None:
     runs.mkdir(parents=True, exist_ok=True)
     finished = [clothing_results.identity(result) for result in clothing_results.read()]
     for seed in map(int, values.seeds):
-        for recipe in RECIPES:
+        for recipe in values.recipes or RECIPES:
             for who in ('keras', 'ours'):
                 if who == 'keras' and recipe not in KERAS:
                     continue

@@ -76,8 +76,8 @@ def main(run: str, out: str) -> None:
     parts = [
         f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title>',
         f'<style>{STYLE}{CARDS}</style><h1>{html.escape(title)}</h1>',
-        '<p>Left what the network sees, right where the evidence for its answer is (Grad-CAM). In a '
-        'dark map no place speaks for the answer; the others have less still.</p>',
+        '<p>Left what the network sees, right where the evidence for its answer is (Grad-CAM). In '
+        'a dark map no place speaks for the answer; the others have less still.</p>',
     ]
     for heading, found in (
         ('Mistakes, the surest first', wrong),

@@ -35,8 +35,12 @@ REDUCED = {
 INCEPTION_BLOCKS = inception_v3.blocks('slim', 'SAME')[:3]
 VGG_STAGES = vgg16.STAGES[:2]
 # Networks that the other files vary.
-REAL_SIZE = ('imagenet', 'imagenet_inception_v3', 'imagenet_vgg16', 'open_images_fc')
-each_file = pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+VARIED = ('imagenet', 'imagenet_inception_v3', 'imagenet_vgg16', 'open_images_fc')
+each_file = pytest.mark.parametrize(
+    'file',
+    [pytest.param(f, marks=[] if f.stem in VARIED else pytest.mark.slow) for f in FILES],
+    ids=lambda file: file.stem,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -77,11 +81,7 @@ def random_state(abstract_state):
     return dataclasses.replace(empty, **weights, ema=weights if abstract_state.ema else None)
 
 
-@pytest.mark.parametrize(
-    'file',
-    [pytest.param(f, marks=[] if f.stem in REAL_SIZE else pytest.mark.slow) for f in FILES],
-    ids=lambda file: file.stem,
-)
+@each_file
 def test_the_training_step_is_lowered_at_its_real_size(file):
     classes = 7186 if of_open_images(file) else 1000
     run = set_up(synthetic(file, classes))

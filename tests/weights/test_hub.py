@@ -252,6 +252,7 @@ def server(tmp_path):
         running.shutdown()
 
 
+@pytest.mark.slow
 def test_a_model_is_uploaded_fetched_and_found_again(server, folder, program, tmp_path):
     served, env = server
     convert, predict = ('-m', 'xception_flax.convert'), ('-m', 'xception_flax.predict')

@@ -122,14 +122,17 @@ TABLES = {
     'quoted, with a byte order mark': (
         '\ufeffimage,label,x\n"0.png","cat",3\n1.png,"big dog",4\nmore/6,cat,\n'
     ),
+    'other paths': './0.png,cat\nFOLDER/1.png,big dog\nmore/6.jpg,cat\n',
+    'Windows line ends': '0.png,cat\r\n1.png,big dog\r\n\r\nmore/6.jpg,cat\r\n',
     'one column a class': 'image,big dog,cat\n0.png,0,1\n1.png,1,0\nmore/6.jpg,0,1\n',
 }
 
 
 @pytest.mark.parametrize('table', TABLES)
 def test_a_table_gives_the_labels(flat, table, caplog):
-    (flat / 'train.csv').write_text(TABLES[table])
-    (flat / 'val.csv').write_text('2.png,cat\n' if table == 'no header' else TABLES[table])
+    text = TABLES[table].replace('FOLDER', str(flat))
+    (flat / 'train.csv').write_text(text, newline='')
+    (flat / 'val.csv').write_text('2.png,cat\n' if table == 'no header' else text)
     source = load(flat, labels='{split}.csv')
     assert source.class_names == ['big dog', 'cat']
     assert (source.files, source.labels) == (['0.png', '1.png', 'more/6.jpg'], [1, 0, 1])
@@ -178,6 +181,7 @@ def test_classes_are_those_of_both_tables_and_numbers_have_their_order(flat):
         ('image,label\n', r'names 0 images'),
         ('', r'names 0 images'),
         ('0.png\n1.png\n', r"has no label for '0.png'"),
+        ('0.png,cat\n1.png,\n', r"has no label for '1.png'"),
         ('0.png,cat\n0.png,dog\n1.png,cat\n', r'0.png has 2 labels; .*--config.loss=sigmoid'),
         (b'\xff\xfe0', r'train.csv cannot be read'),
     ],
@@ -189,6 +193,14 @@ def test_a_wrong_table_is_one_line(flat, text, says):
     with pytest.raises(UserError, match=says) as caught:
         load(flat, labels='{split}.csv')
     assert '\n' not in str(caught.value)
+
+
+def test_a_name_without_its_ending_has_to_be_one_image(flat):
+    write(flat / '0.jpg')
+    (flat / 'train.csv').write_text('1,cat\n0,dog\n')
+    (flat / 'val.csv').write_text('1.png,cat\n')
+    with pytest.raises(UserError, match="names 1 images that are not in the folder, such as '0'"):
+        load(flat, labels='{split}.csv')
 
 
 def test_a_missing_table_is_one_line(flat):

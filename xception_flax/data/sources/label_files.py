@@ -50,11 +50,8 @@ def read(config: ConfigDict, root: pathlib.Path, split: str, images: Sequence[st
     dataset = config.dataset
     splits = dict.fromkeys((dataset.train_split, dataset.eval_split, split))
     paths = dict.fromkeys(_path(config, root, name) for name in splits)
-    known = {image: image for image in images} | {
-        image[: -len(ending)]: image for image in images for ending in SUFFIXES
-        if image.lower().endswith(ending)
-    }  # fmt: skip
-    rows = {path: _rows(path, known, several) for path in paths}
+    known = _names(images)
+    rows = {path: _rows(path, root, known, several) for path in paths}
     found = {label for table in rows.values() for _, labels in table for label in labels}
     names = sorted(found, key=int if all(map(str.isdecimal, found)) else None)
     numbers = {name: number for number, name in enumerate(names)}
@@ -82,7 +79,16 @@ def _path(config: ConfigDict, root: pathlib.Path, split: str) -> pathlib.Path:
     return path if path.exists() else root / path
 
 
-def _rows(path: pathlib.Path, known: dict[str, str], several: bool) -> Rows:
+def _names(images: Sequence[str]) -> dict[str, str]:
+    """The images by what a table may call them: with and without their ending."""
+    short: dict[str, list[str]] = {}
+    for image in images:
+        short.setdefault(image.rpartition('.')[0], []).append(image)
+    unique = {name: found[0] for name, found in short.items() if len(found) == 1}
+    return unique | {image: image for image in images}
+
+
+def _rows(path: pathlib.Path, root: pathlib.Path, known: dict[str, str], several: bool) -> Rows:
     """The lines of a file."""
     try:
         text = path.read_text(encoding='utf-8-sig')
@@ -90,7 +96,12 @@ def _rows(path: pathlib.Path, known: dict[str, str], several: bool) -> Rows:
         raise UserError(f'config.dataset.labels: {path} cannot be read: {error}') from error
     lines = [line for line in text.splitlines() if line.strip()]
     delimiter = next((mark for mark in ',;\t' if lines and mark in lines[0]), ' ')
-    table = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    try:
+        table = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    except csv.Error as error:
+        raise UserError(f'config.dataset.labels: {path} is no table: {error}') from error
+    for row in table:
+        row[0] = row[0].removeprefix(f'{root}/').removeprefix('./')
     header = table.pop(0) if table and _is_header(table[0], known) else []
     missing = [row[0] for row in table if row[0] not in known]
     if missing or not table:
@@ -99,10 +110,10 @@ def _rows(path: pathlib.Path, known: dict[str, str], several: bool) -> Rows:
             f'config.dataset.labels: {path} names {len(missing):,} images that are not in the '
             f'folder, {what}'
         )
-    short = [row[0] for row in table if len(row) < 2]
+    short = [row[0] for row in table if len(row) < 2 or not (several or row[1])]
     if short:
         raise UserError(f'config.dataset.labels: {path} has no label for {short[0]!r}')
-    if header and len(header) > 2 and all(cell in '01' for row in table for cell in row[1:]):
+    if header and len(header) > 2 and all(cell in ('0', '1') for row in table for cell in row[1:]):
         return [(row[0], _hot(header, row)) for row in table]
     if not several:
         return [(row[0], [' '.join(row[1:]) if delimiter == ' ' else row[1]]) for row in table]

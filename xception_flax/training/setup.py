@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from xception_flax import models
+from xception_flax import models, ops
 from xception_flax.base import mesh as meshes
 from xception_flax.base import processes
 from xception_flax.base.errors import UserError
@@ -127,6 +127,7 @@ def set_up(config: ConfigDict, mesh: Mesh | None = None, fresh: bool = False) ->
             in_shardings=(everywhere, meshes.sharded(mesh)),
             out_shardings=everywhere,
             donate_argnums=0,
+            compiler_options=_options(abstract_state, frozen, mesh),
         ),
         eval_step=evaluation.compiled_step(model, config, mesh, task),
         task=task,
@@ -144,6 +145,14 @@ def _open_data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
             f'{test.num_classes}, or of other names'
         )
     return train, test
+
+
+def _options(state: TrainState, frozen: tuple[str, ...], mesh: Mesh) -> dict[str, str]:
+    """Options of XLA for the training step: those of inference if no convolution is trained."""
+    trained, _ = freezing.partition(state.params, frozen)
+    if any(x.ndim > 2 for x in jax.tree.leaves(trained)):
+        return {}
+    return ops.forward_options(mesh.devices.flat[0].platform)
 
 
 def _check_processes(

@@ -13,6 +13,7 @@ from experiments.studies import settings
 from experiments.studies.study import Study
 from xception_flax.config import Durations, reading
 from xception_flax.runtime import workdirs, writers
+from xception_flax.training import metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,10 @@ def standing(workdir: pathlib.Path, config: ConfigDict) -> Standing:
     if config.total_epochs is None or config.dataset.num_examples:
         total = Durations.resolve(config, config.dataset.num_examples or 0).total
     weights = 'averaged' if config.ema_decay else 'live'
-    last = [r for r in entries if r['step'] == total and r.get('weights') == weights]
+    evaluations = [r for r in entries if r.get('weights') == weights]
+    if metrics.exhausted([metrics.score(config.best, r) for r in evaluations], config.patience):
+        total = evaluations[-1]['step']
+    last = [r for r in evaluations if r['step'] == total]
     return Standing(
         step=max((r['step'] for r in entries), default=0),
         total=total,

@@ -1,11 +1,14 @@
 """The definitions of the studies."""
 
+import json
+
 import pytest
 from helpers import ROOT
 
 from experiments import studies
 from experiments.studies import settings, study, trials
 from xception_flax.base.errors import UserError
+from xception_flax.config import reading
 from xception_flax.models import build_model, counts
 from xception_flax.training import metrics
 from xception_flax.training.checks import check_values
@@ -110,3 +113,22 @@ def test_an_unknown_study_is_reported():
         studies.lookup('fashion')
     with pytest.raises(UserError, match='is not PATH=VALUE'):
         settings.assignments(['batch_size'])
+
+
+def test_a_run_that_ended_for_want_of_patience_is_done(tmp_path):
+    (trial, *_) = trials.trials(studies.FASHION_MNIST, tmp_path, (0,), {'patience': 2})
+    trial.config.dataset.num_classes, trial.config.dataset.num_examples = 10, 60_000
+    (trial.workdir / 'checkpoints' / '40').mkdir(parents=True)
+    (trial.workdir / 'config.json').write_text(reading.to_json(trial.config))
+    scores = {10: 0.5, 20: 0.7, 30: 0.6, 40: 0.7}
+    lines = [
+        json.dumps({'step': step, 'weights': 'averaged', 'top1': top1}) + '\n'
+        for step, top1 in scores.items()
+    ]
+    (trial.workdir / 'metrics.jsonl').write_text(''.join(lines[:3]))
+    assert not trial.standing().done
+    (trial.workdir / 'metrics.jsonl').write_text(''.join(lines))
+    standing = trial.standing()
+    assert standing.done
+    assert standing.results['top1'] == 0.7
+    assert standing.fraction == 1

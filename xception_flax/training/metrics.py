@@ -6,7 +6,8 @@ and the curves show it, and `config.best` can name it.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -158,6 +159,27 @@ METRICS: tuple[Metric, ...] = (
 def by_name(name: str) -> Metric:
     """The metric of that name."""
     return next(metric for metric in METRICS if metric.name == name)
+
+
+def score(name: str, results: Mapping[str, Any]) -> float:
+    """The value of a metric in the results of an evaluation, so that the highest is the best.
+
+    Args:
+      name: the metric's name.
+      results: values by metric; where it is missing or not a number, the score is the lowest.
+    """
+    metric = by_name(name)
+    value = float(results.get(metric.name, 'nan'))
+    if math.isnan(value):
+        return -math.inf
+    return value if metric.higher_is_better else -value
+
+
+def exhausted(scores: Sequence[float], patience: int) -> bool:
+    """Whether the last `patience` of some scores are no better than those before; not with 0."""
+    if not 0 < patience < len(scores):
+        return False
+    return max(scores[-patience:]) <= max(scores[:-patience])
 
 
 def applicable(task: Task, num_classes: int, multi_label: bool) -> list[str]:

@@ -81,11 +81,8 @@ class Recorder:
 
     def exhausted(self) -> bool:
         """Whether the newest `config.patience` evaluations are no better than those before."""
-        patience = self.run.config.patience
         scores = [self.scores[step] for step in sorted(self.scores)]
-        if not 0 < patience < len(scores):
-            return False
-        return max(scores[-patience:]) <= max(scores[:-patience])
+        return metrics.exhausted(scores, self.run.config.patience)
 
     def fault(self, step: int, values: dict[str, float], examples: list[str]) -> None:
         """Writes what is known of a step that was not finite to `nonfinite.json`."""
@@ -105,11 +102,7 @@ class Recorder:
             self._writer.close()
 
     def _score(self, entry: writers.Entry) -> float:
-        metric = metrics.by_name(self.run.config.best)
-        value = float(entry.get(metric.name, 'nan'))
-        if value != value:
-            return -float('inf')
-        return value if metric.higher_is_better else -value
+        return metrics.score(self.run.config.best, entry)
 
     def _write(self, entry: writers.Entry) -> None:
         if self._writer:

@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.reporting import figures
 from experiments.reporting.tables import Table
@@ -86,7 +87,7 @@ def draw(results: list[Result]) -> Figure:
     """Validation accuracy by epochs, a panel for each machine and image size."""
     groups = grouped(results)
     with matplotlib.rc_context(figures.STYLE):
-        figure = Figure(figsize=(4.6 * len(groups), 3.8), layout='constrained')
+        figure = Figure(figsize=(4.6 * len(groups), 4.2), layout='constrained')
         panels = figure.subplots(1, len(groups), squeeze=False)[0]
         recipes = dict.fromkeys(result['recipe'] for result in results)
         colours = dict(zip(recipes, figures.COLOURS, strict=False))
@@ -103,8 +104,10 @@ def draw(results: list[Result]) -> Figure:
                 xlabel='epochs', ylabel='validation accuracy, %',
                 title=f'{size} pixels, {machine}',
             )  # fmt: skip
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.25)
-            axes.legend(frameon=False, fontsize=9, loc='lower right')
+        lines, names = panels[0].get_legend_handles_labels()
+        figure.legend(lines, names, loc='outside lower center', ncols=2, frameon=False, fontsize=9)
     return figure
 
 

@@ -34,7 +34,7 @@ def expand(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
     for argument in arguments:
         path = pathlib.Path(argument).expanduser()
         if path.is_dir():
-            inside = [str(file) for file in path.rglob('*') if file.suffix.lower() in SUFFIXES]
+            inside = [str(file) for file in path.rglob('*') if _is_image(file.relative_to(path))]
             files += sorted(inside)
             if not inside:
                 problems.append(f'{path} has no images ({", ".join(SUFFIXES)})')
@@ -43,6 +43,11 @@ def expand(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
         else:
             problems.append(f'there is no file {path}')
     return files, problems
+
+
+def _is_image(path: pathlib.Path) -> bool:
+    hidden = any(part.startswith('.') for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not hidden
 
 
 def as_json(prediction: Prediction) -> str:

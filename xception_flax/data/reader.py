@@ -74,7 +74,9 @@ class Reader:
             )
 
 
-def read(source: Source, index: int, max_megapixels: float) -> tuple[np.ndarray, Record]:
+def read(
+    source: Source, index: int, max_megapixels: float = decoding.MAX_MEGAPIXELS
+) -> tuple[np.ndarray, Record]:
     """Reads and decodes one image.
 
     Returns:

@@ -35,8 +35,8 @@ def test_help_shows_the_docstring(path, program):
 @pytest.mark.slow
 def test_damaged_weights_files_end_in_one_line():
     """A few of the files of the campaign; those of PyTorch need PyTorch."""
-    arguments = ('--formats=x.h5,x.weights.h5,x.keras', '--count=25')
+    arguments = ('--formats=x.h5,x.weights.h5,x.keras', '--count=10')
     process = start('experiments/faults/weights.py', *arguments)
     output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
-    assert output.count(' 25 of ') == 3
+    assert output.count(' 10 of ') == 3

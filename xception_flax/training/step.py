@@ -56,8 +56,8 @@ def make_train_step(
       config: the run's config.
       frozen: paths of the frozen modules.
       mesh: the devices to compile for, over which the batch is sharded; None if not known.
-      loss_weights: of the classes, `[C]`: each target counts so much, as in PyTorch's
-        CrossEntropyLoss, and the loss is the mean over images, as in Keras. None for equal ones.
+      loss_weights: of the classes, `[C]`, by which each target is multiplied; the loss stays the
+        mean over images, as with Keras's `class_weight`. None for equal ones.
     """
     lowering = () if mesh is None else (mesh.devices.flat[0].platform, meshes.sharded(mesh))
     loss_of_images = losses.LOSSES[config.loss]

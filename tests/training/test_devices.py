@@ -17,8 +17,8 @@ FEW = [case('reference', [8], 24, 4), case('tpu', [8], 24, 4, known=False)]
 FEW += [case('reference', [4, 2], 24, 0)]  # the second axis holds copies
 MANY = [
     case(implementation, mesh, images, group_size, known)
-    # GPUs take the reference. `FEW` has the other two pairs.
-    for implementation, known in (('reference', False), ('tpu', True))
+    for implementation in ('reference', 'tpu')  # GPUs take the reference
+    for known in (True, False)
     for mesh, images, group_size in (
         ([8], 24, 12),  # 2 groups
         ([8], 24, 8),  # 3 groups

@@ -12,6 +12,7 @@ from experiments.studies.study import PaperFigure, Study, Variant, grid
 from xception_flax.base.errors import UserError, nearest
 
 ACCURACY = ('top1', 'top5')
+FOUR, SIX = tuple(range(4)), tuple(range(6))  # seeds
 MAP = ('map100_pictures', 'map100_classes')
 
 XCEPTION = Variant(
@@ -134,24 +135,29 @@ def _fashion(name: str, label: str, top1: float, overrides: dict[str, Any]) -> V
     return Variant(name, label, 'configs/fashion_mnist.py', overrides, (0, 1, 2), {'top1': top1})
 
 
+def _small_inception(width: float, dropout: float) -> dict[str, Any]:
+    return {
+        'model': 'inception_v3',
+        'inception_v3.stem': 'small',
+        'inception_v3.width': width,
+        'inception_v3.bn_momentum': 0.9,
+        'inception_v3.dropout': dropout,
+    }
+
+
+SMALL_FIGURES = (
+    PaperFigure('Like Figure 6', '', {'xception': '', 'inception_v3': ''}),
+    PaperFigure('Like Figure 9', '', {'xception': '', 'no_residual': ''}),
+    PaperFigure('Like Figure 10', '', {'xception': '', 'elu': '', 'relu': ''}),
+)
+
 # One recipe and one size for all: Xception has 210,330 parameters, Inception V3 211,226, Xception
 # without residual connections (and so without their projections) 195,082.
 FASHION_MNIST = Study(
     'Fashion-MNIST: the comparisons of the paper, small',
     (
         _fashion('xception', 'Xception', 0.790, {}),
-        _fashion(
-            'inception_v3',
-            'Inception V3',
-            0.782,
-            {
-                'model': 'inception_v3',
-                'inception_v3.stem': 'small',
-                'inception_v3.width': 0.094,
-                'inception_v3.bn_momentum': 0.9,
-                'inception_v3.dropout': 0.2,
-            },
-        ),
+        _fashion('inception_v3', 'Inception V3', 0.782, _small_inception(0.094, 0.2)),
         _fashion(
             'no_residual',
             'Xception without residual connections',
@@ -163,11 +169,36 @@ FASHION_MNIST = Study(
     ),
     ACCURACY,
     10,
+    SMALL_FIGURES,
+    paper_data='ImageNet',
+)
+
+
+def _tiny(
+    name: str, label: str, top1: float, overrides: dict[str, Any], seeds: tuple[int, ...]
+) -> Variant:
+    return Variant(name, label, 'configs/tiny_imagenet.py', overrides, seeds, {'top1': top1})
+
+
+# experiments/tiny_imagenet/DESIGN.md: 657,480 parameters within half a percent, one recipe.
+TINY_IMAGENET = Study(
+    'Tiny ImageNet: the comparisons of the paper, on natural images',
     (
-        PaperFigure('Like Figure 6', '', {'xception': '', 'inception_v3': ''}),
-        PaperFigure('Like Figure 9', '', {'xception': '', 'no_residual': ''}),
-        PaperFigure('Like Figure 10', '', {'xception': '', 'elu': '', 'relu': ''}),
+        _tiny('xception', 'Xception', 0.790, {}, SIX),
+        _tiny('inception_v3', 'Inception V3', 0.782, _small_inception(0.164, 0.0), SIX),
+        _tiny(
+            'no_residual',
+            'Xception without residual connections',
+            0.672,
+            {'xception.residual': False, 'xception.width': 0.17},
+            FOUR,
+        ),
+        _tiny('elu', 'Xception, ELU between', 0.780, {'xception.intermediate': 'elu'}, FOUR),
+        _tiny('relu', 'Xception, ReLU between', 0.7705, {'xception.intermediate': 'relu'}, FOUR),
     ),
+    ACCURACY,
+    200,
+    SMALL_FIGURES,
     paper_data='ImageNet',
 )
 
@@ -178,6 +209,7 @@ STUDIES = {
     'fc_layers': FC_LAYERS,
     'batch_lr': BATCH_LR,
     'fashion_mnist': FASHION_MNIST,
+    'tiny_imagenet': TINY_IMAGENET,
 }
 
 

@@ -1,6 +1,7 @@
-"""Xception on ImageNet, as in the paper: sections 4.3 and 4.5, Table 1, Figure 6.
+r"""Xception on ImageNet, as in the paper: sections 4.3 and 4.5, Table 1, Figure 6.
 
-    python -m xception_flax.main --config=configs/imagenet.py --workdir=/mnt/bucket/xception
+    python -m xception_flax.main --config=configs/imagenet.py --workdir=/data/xception \
+        --config.dataset.data_dir=/data/imagenet
 
 Paper: 79.0 % top-1, 94.5 % top-5 (single crop, one model) after 113,000 steps.
 Measured: not run; we had neither ImageNet nor a TPU.
@@ -21,8 +22,7 @@ from xception_flax import config as configs
 
 def get_config():
     c = configs.default()
-    c.dataset.source = 'tfds'
-    c.dataset.name = 'imagenet2012'
+    c.dataset.source = 'imagenet'
     c.batch_size = 1920
     c.total_steps = 113_000
     c.eval_epochs = 2.0

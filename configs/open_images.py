@@ -20,6 +20,7 @@ from xception_flax import config as configs
 
 def get_config():
     c = configs.start_from('imagenet.py', __file__)
+    c.dataset.source = 'tfds'
     c.dataset.name = 'open_images_v4/300k'
     c.loss = 'sigmoid'
     c.best = 'map100_pictures'

@@ -56,6 +56,15 @@ def config(data_dir):
     return default_config(dataset__name='imagenet2012', dataset__data_dir=str(data_dir))
 
 
+def in_place(data_dir, tmp_path):
+    """The settings that read a copy of any kind."""
+    return default_config(
+        dataset__source='imagenet',
+        dataset__data_dir=str(data_dir),
+        dataset__index=str(tmp_path / 'index'),
+    )
+
+
 def test_the_built_set_has_the_classes_and_labels_of_imagenet(config):
     train, validation = (sources.load(config, split) for split in ('train', 'validation'))
     assert (len(train), len(validation)) == (len(SYNSETS) * TRAIN, VALIDATION)
@@ -68,6 +77,21 @@ def test_the_built_set_has_the_classes_and_labels_of_imagenet(config):
     names = {validation.name(i).split('val_')[1]: i for i in range(VALIDATION)}
     first = validation[names['00000001.JPEG']]['label']
     assert validation.class_names[first] == 'n01751748'
+
+
+def test_the_built_set_is_read_as_the_tars_are(data_dir, tmp_path):
+    for split in ('train', 'validation'):
+        built = sources.load(in_place(data_dir, tmp_path), split)
+        tars = sources.load(in_place(data_dir / 'downloads' / 'manual', tmp_path), split)
+        same_records(built, tars)
+
+
+def same_records(ours, theirs):
+    assert len(ours) == len(theirs) > 0
+    for i in range(len(ours)):
+        assert ours[i] == theirs[i]
+        assert ours.name(i).rpartition('/')[2] == theirs.name(i).rpartition('/')[2]
+    assert list(ours.class_names) == list(theirs.class_names)
 
 
 def test_a_missing_split_is_an_error(config):
@@ -96,6 +120,11 @@ def test_the_error_for_a_tfrecord_set_has_the_command_that_converts_it(config, d
 def test_the_command_converts_a_tfrecord_set(config, data_dir, program, tmp_path):
     (tmp_path / 'downloads').symlink_to(data_dir / 'downloads')
     program(*TFDS, 'build', 'imagenet2012', f'--data_dir={tmp_path}')
+    in_records, in_tars = (
+        sources.load(in_place(folder, tmp_path), 'train')
+        for folder in (tmp_path, tmp_path / 'downloads' / 'manual')
+    )
+    same_records(in_records, in_tars)
     config.dataset.data_dir = str(tmp_path)
     program(*TFDS, *converting_command(config))
     train = sources.load(config, 'train')

@@ -249,7 +249,8 @@ def test_a_list_of_images_is_left_out(workdir, program, tmp_path):
 def test_two_processes_measure_the_same_as_one(workdir, data_dir, program):
     args = (
         '-m', 'xception_flax.evaluate', f'--workdir={workdir}', '--config=configs/imagenet.py',
-        '--config.dataset.name=imagenet2012_real', f'--config.dataset.data_dir={data_dir}',
+        '--config.dataset.source=tfds', '--config.dataset.name=imagenet2012_real',
+        f'--config.dataset.data_dir={data_dir}',
         '--config.image_size=32', '--config.batch_size=4',
     )  # fmt: skip
     alone = program(*args, devices=2)

@@ -11,7 +11,8 @@ With --config=FILE the data is that config's; size, crop and protocol of the ima
 network's. Test sets with the classes of ImageNet are named in the config:
 
   python -m xception_flax.evaluate --workdir=/tmp/imagenet --config=configs/imagenet.py \
-      --config.dataset.name=imagenet_v2/matched-frequency --config.dataset.eval_split=test
+      --config.dataset.source=tfds --config.dataset.name=imagenet_v2/matched-frequency \
+      --config.dataset.eval_split=test
 
   imagenet_v2/..., imagenet_sketch, imagenet2012_corrupted/fog_3   as ImageNet itself
   imagenet2012_real         any label of an image is right; images without one do not count

@@ -57,10 +57,12 @@ def default() -> ConfigDict:
     c.frozen_statistics = False
 
     c.dataset = ConfigDict()
-    c.dataset.source = 'tfds'  # 'tfds', 'folder', 'digits', 'fashion_mnist', 'synthetic'
+    # 'imagenet', 'tfds', 'folder', 'digits', 'fashion_mnist', 'synthetic'
+    c.dataset.source = 'tfds'
     c.dataset.name = ''  # tfds: 'imagenet2012', or with its config 'imagenet_v2/topimages'
     c.dataset.version = ''  # tfds: '5.1.0'; '' for the newest that is prepared
     c.dataset.data_dir = ''  # folder of the data; '' for the default of the source
+    c.dataset.index = ''  # imagenet: folder of indices of large files; '' for the user's cache
     c.dataset.train_split = 'train'
     c.dataset.eval_split = 'validation'
     # folder: the part of the images that is set apart for evaluation, where there are folders of

@@ -1,4 +1,7 @@
-"""Test sets for networks trained on ImageNet: which classes occur, which images are cropped."""
+"""ImageNet's classes, and its other test sets: which classes occur, which images are cropped."""
+
+import functools
+import pathlib
 
 # The classes that occur, by index among ImageNet's 1000 in the order of WordNet ids; from scripts
 # in github.com/hendrycks/natural-adv-examples and github.com/hendrycks/imagenet-r.
@@ -31,6 +34,13 @@ IMAGENET_R = (
 CLASSES = {'imagenet_a': IMAGENET_A, 'imagenet_r': IMAGENET_R}
 # Sets whose images are already cropped and resized.
 CROPPED = ('imagenet2012_corrupted',)
+
+
+@functools.cache
+def imagenet_classes() -> dict[str, str]:
+    """ImageNet-1k's classes in their order: WordNet's lemmas by its id, such as 'n01440764'."""
+    text = pathlib.Path(__file__).with_name('imagenet_classes.txt').read_text(encoding='utf-8')
+    return dict(line.split(' ', 1) for line in text.splitlines())
 
 
 def classes(name: str) -> tuple[int, ...]:

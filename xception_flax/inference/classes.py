@@ -1,17 +1,9 @@
 """Readable names of classes."""
 
-import functools
-import pathlib
 from collections.abc import Sequence
 
 from xception_flax.base.errors import UserError
-
-
-@functools.cache
-def imagenet_classes() -> dict[str, str]:
-    """ImageNet-1k's classes in their order: WordNet's lemmas by its id, such as 'n01440764'."""
-    text = pathlib.Path(__file__).with_name('imagenet_classes.txt').read_text(encoding='utf-8')
-    return dict(line.split(' ', 1) for line in text.splitlines())
+from xception_flax.data.imagenet_sets import imagenet_classes
 
 
 def readable(names: Sequence[str] | None, num_classes: int) -> list[str]:

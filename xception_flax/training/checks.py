@@ -161,6 +161,11 @@ def _check_uses(config: ConfigDict) -> None:
                 f'config.dataset.{name} is for images in folders, and config.dataset.source is '
                 f'{dataset.source!r}'
             )
+    if dataset.name and dataset.source == 'imagenet':
+        raise UserError(
+            f'config.dataset.name={dataset.name!r} is a data set of TFDS: add '
+            '--config.dataset.source=tfds'
+        )
     if dataset.labels and ('{split}' in dataset.labels) == bool(dataset.eval_fraction):
         raise UserError(
             'config.dataset.labels needs either {split} in its name, for a file of each split, or '

@@ -10,7 +10,6 @@ from xception_flax.base.errors import UserError
 from xception_flax.data import imagenet_sets, sources
 from xception_flax.data.reader import Reader
 from xception_flax.data.sources import Source, exclusion
-from xception_flax.inference.classes import imagenet_classes
 from xception_flax.runtime.progress import Progress
 from xception_flax.training.checks import check_batch, check_values
 from xception_flax.training.evaluation import compiled_step, evaluate, task_of
@@ -83,7 +82,7 @@ def _check_classes(net: Trained, source: Source) -> None:
             f'the network was trained for {net.model.num_classes} classes, but the data has '
             f'{source.num_classes}'
         )
-    names, ids = net.class_names, list(imagenet_classes())
+    names, ids = net.class_names, list(imagenet_sets.imagenet_classes())
     if names is None and set(source.class_names) == set(ids):
         names = tuple(ids)
     for number, (trained, found) in enumerate(zip(names or (), source.class_names, strict=False)):

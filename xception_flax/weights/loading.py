@@ -207,7 +207,7 @@ def _config(network: str, options: dict[str, Any], known: Published, said: Said)
     config = configs.default()
     config.model = network
     config.dataset.num_classes = options.pop('num_classes', None)
-    config.dataset.name = 'imagenet2012'
+    config.dataset.source = 'imagenet'
     config.ema_decay = 0.0
     for setting in IMAGES:
         config[setting] = getattr(known, setting)

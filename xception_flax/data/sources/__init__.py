@@ -7,13 +7,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from xception_flax.base.errors import UserError, nearest
-from xception_flax.data.sources import arrays, folder, tfds
+from xception_flax.data.sources import arrays, folder, imagenet, tfds
 from xception_flax.data.sources.base import Source as Source
 from xception_flax.data.sources.base import check_label
 
 SOURCES: dict[str, Callable[[ConfigDict, str], Source]] = {
     'tfds': tfds.load,
     'folder': folder.load,
+    'imagenet': imagenet.load,
     'digits': arrays.load_digits,
     'fashion_mnist': arrays.load_fashion_mnist,
     'synthetic': arrays.load_synthetic,

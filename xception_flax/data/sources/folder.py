@@ -53,12 +53,7 @@ def load(config: ConfigDict, split: str) -> Source:
     Raises:
       UserError: there is no such folder or split, or no class folder with an image in it.
     """
-    dataset = config.dataset
-    if not dataset.data_dir:
-        raise UserError('config.dataset.data_dir is not set: give the folder that holds the images')
-    data_dir = pathlib.Path(dataset.data_dir).expanduser()
-    if not data_dir.is_dir():
-        raise UserError(f'config.dataset.data_dir: there is no folder {data_dir}')
+    dataset, data_dir = config.dataset, existing(config)
     if dataset.eval_fraction:
         _check_split(config, split)
     if dataset.labels:
@@ -66,6 +61,32 @@ def load(config: ConfigDict, split: str) -> Source:
     else:
         source = _class_folders(_split_folder(config, data_dir, split))
     return _part(config, source, split) if dataset.eval_fraction else source
+
+
+def existing(config: ConfigDict) -> pathlib.Path:
+    """The folder `config.dataset.data_dir`.
+
+    Raises:
+      UserError: it is not set, or not there.
+    """
+    if not config.dataset.data_dir:
+        raise UserError('config.dataset.data_dir is not set: give the folder that holds the images')
+    data_dir = pathlib.Path(config.dataset.data_dir).expanduser()
+    if not data_dir.is_dir():
+        raise UserError(f'config.dataset.data_dir: there is no folder {data_dir}')
+    return data_dir
+
+
+def splits(root: pathlib.Path) -> dict[str, FolderSource]:
+    """The class folders in each folder of `root`; or all as 'train', if those hold the images.
+
+    Raises:
+      UserError: there is no class folder with an image in it.
+    """
+    found = _folders(root)
+    if any(entry.name.lower().endswith(SUFFIXES) for f in found for entry in os.scandir(root / f)):
+        return {'train': _class_folders(root)}
+    return {name: _class_folders(root / name) for name in found}
 
 
 def _class_folders(root: pathlib.Path) -> FolderSource:
@@ -77,7 +98,7 @@ def _class_folders(root: pathlib.Path) -> FolderSource:
     labels: list[int] = []
     left_out: list[str] = []
     for label, name in enumerate(classes):
-        found = _images(root, name, left_out)
+        found = images(root, name, left_out)
         if not found:
             raise UserError(
                 f'{_printable(str(root / name))} has no images ({", ".join(SUFFIXES)}); add some, '
@@ -85,18 +106,18 @@ def _class_folders(root: pathlib.Path) -> FolderSource:
             )
         files += found
         labels += [label] * len(found)
-    _say_left_out(root, left_out)
+    say_left_out(root, left_out)
     return FolderSource(root, files, labels, [_printable(name) for name in classes])
 
 
 def _labelled(config: ConfigDict, data_dir: pathlib.Path, split: str) -> FolderSource:
     """The images that a file of labels names."""
     left_out: list[str] = []
-    images = _images(data_dir, '.', left_out)
-    found = label_files.read(config, data_dir, split, images)
-    left_out += sorted(set(images) - set(found.files))
+    paths = images(data_dir, '.', left_out)
+    found = label_files.read(config, data_dir, split, paths)
+    left_out += sorted(set(paths) - set(found.files))
     if not config.dataset.labels.count('{split}'):
-        _say_left_out(data_dir, left_out)
+        say_left_out(data_dir, left_out)
     return FolderSource(data_dir, found.files, found.labels, found.class_names)
 
 
@@ -152,7 +173,7 @@ def _split_folder(config: ConfigDict, data_dir: pathlib.Path, split: str) -> pat
     raise UserError(message)
 
 
-def _images(root: pathlib.Path, folder: str, left_out: list[str]) -> list[str]:
+def images(root: pathlib.Path, folder: str, left_out: list[str]) -> list[str]:
     """Paths of the images in a folder of `root`, relative to it, sorted."""
     return sorted(_walk(root, folder, left_out))
 
@@ -179,7 +200,8 @@ def _is_shown(name: str) -> bool:
     return not name.startswith('.') and name not in SYSTEM_FOLDERS
 
 
-def _say_left_out(root: pathlib.Path, left_out: Sequence[str]) -> None:
+def say_left_out(root: pathlib.Path, left_out: Sequence[str]) -> None:
+    """Warns of files that are left out, if there are any."""
     if left_out:
         logging.warning(
             '%s: %s files are left out, which are hidden, no images or without a label, such as %s',

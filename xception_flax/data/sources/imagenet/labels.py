@@ -1,0 +1,82 @@
+"""The classes of ImageNet's validation images, whose names do not tell them."""
+
+import csv
+import importlib.util
+import io
+import pathlib
+import tarfile
+
+from xception_flax.base.errors import UserError
+
+DEVKIT = 'ILSVRC2012_devkit_t12'
+KAGGLE = 'LOC_val_solution.csv'
+TRUTH = 'data/ILSVRC2012_validation_ground_truth.txt'  # in the development kit, like:
+META = 'data/meta.mat'
+
+
+def of_validation(folder: pathlib.Path) -> dict[str, str]:
+    """The WordNet ids of the classes, by the images' names.
+
+    They are read from Kaggle's table or the development kit, in `folder` or above it (four
+    levels, as Kaggle has it), or else from the list that comes with TFDS.
+
+    Raises:
+      UserError: there is none of them, or it is damaged.
+    """
+    folder = folder.absolute()
+    for place in (folder, *folder.parents[:4]):
+        for name, read in (
+            (KAGGLE, _kaggle),
+            (f'{DEVKIT}.tar.gz', _packed_devkit),
+            (DEVKIT, _devkit),
+        ):
+            if (place / name).exists():
+                try:
+                    return read(place / name)
+                except (OSError, ValueError, KeyError, IndexError, tarfile.TarError) as error:
+                    raise UserError(f'{place / name} is damaged: {error}') from error
+    tfds = importlib.util.find_spec('tensorflow_datasets')
+    if tfds and tfds.origin:
+        file = pathlib.Path(tfds.origin).parent / 'datasets/imagenet2012/validation_labels.txt'
+        if file.exists():
+            return _numbered(file.read_text('utf-8').split())
+    raise UserError(
+        f'the classes of the validation images are missing: put {KAGGLE} or {DEVKIT}.tar.gz into '
+        f'{folder}'
+    )
+
+
+def _numbered(wnids: list[str]) -> dict[str, str]:
+    return {f'ILSVRC2012_val_{i:08}.JPEG': wnid for i, wnid in enumerate(wnids, 1)}
+
+
+def _kaggle(path: pathlib.Path) -> dict[str, str]:
+    """Reads lines such as 'ILSVRC2012_val_00048981,n03995372 85 1 499 272': class and boxes."""
+    with path.open(encoding='utf-8', newline='') as file:
+        rows = csv.DictReader(file)
+        return {f'{row["ImageId"]}.JPEG': row['PredictionString'].split()[0] for row in rows}
+
+
+def _packed_devkit(path: pathlib.Path) -> dict[str, str]:
+    with tarfile.open(path) as tar:
+        return _from_devkit(*(_member(tar, f'{DEVKIT}/{name}') for name in (TRUTH, META)))
+
+
+def _member(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    if file is None:
+        raise KeyError(f'{name} is no file')
+    return file.read()
+
+
+def _devkit(path: pathlib.Path) -> dict[str, str]:
+    return _from_devkit((path / TRUTH).read_bytes(), (path / META).read_bytes())
+
+
+def _from_devkit(truth: bytes, meta: bytes) -> dict[str, str]:
+    """The kit counts classes from 1 in an order of its own; `meta.mat` has their WordNet ids."""
+    from scipy import io as scipy_io  # slow to import; scikit-learn brings it
+
+    synsets = scipy_io.loadmat(io.BytesIO(meta), squeeze_me=True)['synsets']
+    wnids = {int(one['ILSVRC2012_ID']): str(one['WNID']) for one in synsets}
+    return _numbered([wnids[number] for number in map(int, truth.split())])

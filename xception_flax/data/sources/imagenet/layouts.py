@@ -1,0 +1,148 @@
+"""In which files a split of ImageNet lies, for the ways in which people keep it."""
+
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from xception_flax.base.errors import UserError
+from xception_flax.data.sources.imagenet import containers
+
+# Folders below the one that is given: Kaggle's, TFDS's, the hub's.
+BELOW = ('ILSVRC/Data/CLS-LOC', '[0-9]*.[0-9]*.[0-9]*', 'imagenet*/[0-9]*', 'data')
+TARS = {'train': 'ILSVRC2012_img_train.tar', 'validation': 'ILSVRC2012_img_val.tar'}
+FOLDERS = {'train': ('train',), 'validation': ('val', 'validation')}
+SPLIT = re.compile(r'(?<![a-z])(train|validation|val)(?![a-z])')
+SHARD = re.compile(r'(\d+)-of-(\d+)')  # as in train-00003-of-01024
+
+
+class AbsentError(UserError):
+    """A copy has no images of a split."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of files.
+
+    Attributes:
+      title: what it is called.
+      fits: whether a file of this name, in lower case, is of the kind.
+      scan: gives the images in a file.
+      parts: reads one image.
+    """
+
+    title: str
+    fits: Callable[[str], bool]
+    scan: Callable[[str], Iterable[containers.Entry]]
+    parts: type[containers.Parts] = containers.Parts
+
+
+TAR = Kind('tar', lambda name: name.endswith('.tar'), containers.scan_tar)
+# In the order of preference, if there are several.
+KINDS = (
+    Kind(
+        'ArrayRecord',
+        lambda name: 'array_record' in name or 'arrayrecord' in name,
+        containers.scan_array_record,
+        containers.Records,
+    ),
+    TAR,
+    Kind(
+        'TFRecord',
+        lambda name: 'tfrecord' in name or bool(re.search(r'\d-of-\d+$', name)),
+        containers.scan_tfrecord,
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The files of a split.
+
+    Attributes:
+      kind: their kind; None for folders of images.
+      folder: where they lie; for images, the split's folder.
+      paths: the files, sorted; none for folders of images.
+    """
+
+    kind: Kind | None
+    folder: pathlib.Path
+    paths: tuple[str, ...] = ()
+
+
+def find(data_dir: pathlib.Path, split: str) -> Layout:
+    """Finds 'train' or 'validation' in a copy of ImageNet.
+
+    Raises:
+      AbsentError: it is not there.
+      UserError: files of it are missing, or they are of a kind that is not read.
+    """
+    for folder in _places(data_dir):
+        for name in FOLDERS[split]:
+            if (folder / name).is_dir() and (found := _inside(folder / name, split)):
+                return found
+        if found := _files(folder, split):
+            return found
+    raise AbsentError(
+        f'{data_dir} has no {split} images of ImageNet: neither {TARS[split]}, nor a folder '
+        f'{FOLDERS[split][-1]} of JPEG files, nor shards of tar, TFRecord or ArrayRecord with '
+        f'{split!r} in their names'
+    )
+
+
+def _places(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
+    yield data_dir
+    for below in BELOW:  # of TFDS's versions the newest
+        yield from sorted(filter(pathlib.Path.is_dir, data_dir.glob(below)), reverse=True)
+
+
+def _inside(folder: pathlib.Path, split: str) -> Layout | None:
+    """The layout of a split that has its own folder."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith('.')]
+    for kind in KINDS:
+        chosen = sorted(name for name in names if kind.fits(name.lower()))
+        if chosen:
+            return Layout(kind, folder, _complete(folder, chosen))
+    return Layout(None, folder) if names else None
+
+
+def _files(folder: pathlib.Path, split: str) -> Layout | None:
+    """The layout of a split whose files lie in one folder with those of others."""
+    if (folder / TARS[split]).is_file():
+        return Layout(TAR, folder, (str(folder / TARS[split]),))
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_file()]
+    of_split = [name for name in names if _split(name) == split and name not in TARS.values()]
+    for kind in KINDS:
+        chosen = sorted(name for name in of_split if kind.fits(name.lower()))
+        if chosen:
+            return Layout(kind, folder, _complete(folder, chosen))
+    if any(name.endswith('.parquet') for name in of_split):
+        raise UserError(
+            f'{folder} has Parquet files, which are not read at random positions; '
+            f'python -m xception_flax.prepare {folder} DIR writes an ArrayRecord, which is'
+        )
+    return None
+
+
+def _split(name: str) -> str:
+    """The split that a file's name tells; '' if it tells none, or the file is hidden."""
+    found = None if name.startswith('.') else SPLIT.search(name.lower())
+    return {'val': 'validation'}.get(found[1], found[1]) if found else ''
+
+
+def _complete(folder: pathlib.Path, names: list[str]) -> tuple[str, ...]:
+    """The paths of files that count their shards, if none is missing."""
+    shards = [found for name in names if (found := SHARD.search(name))]
+    totals = {int(found[2]) for found in shards}
+    if len(totals) > 1:
+        raise UserError(f'{folder} mixes files of {" and ".join(map(str, sorted(totals)))} shards')
+    for total in totals:
+        if missing := sorted(set(range(total)) - {int(found[1]) for found in shards}):
+            raise UserError(
+                f'{folder}: {len(missing)} of {total} files are missing, first number {missing[0]} '
+                f'of {names[0]} ...'
+            )
+    return tuple(str(folder / name) for name in names)

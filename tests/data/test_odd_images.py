@@ -261,7 +261,9 @@ def test_a_reader_counts_the_unreadable_files_and_no_others(data_dir):
     config = default_config(dataset__data_dir=str(data_dir))
     reader = Reader(folder.load(config, 'train'), 1.0)
     for index in range(len(reader)):
-        reader.read(index)
+        unreadable = []
+        reader.read(index, unreadable)
+        reader.count(unreadable)
     assert {reader.source.name(i).split('/')[-1] for i in reader.unreadable} == {
         f'{name}.JPEG' for name in UNREADABLE
     }
@@ -271,8 +273,9 @@ def test_a_dangling_link_is_an_unreadable_file(data_dir):
     (data_dir / 'train' / 'bad' / '1.JPEG').symlink_to('nowhere')  # the first of the split
     config = default_config(dataset__source='folder', dataset__data_dir=str(data_dir))
     reader = Reader(sources.load(config, 'train'), 1.0)
-    assert reader.read(0) is None
-    assert reader.unreadable == {0}
+    unreadable = []
+    assert reader.read(0, unreadable) is None
+    assert [index for index, _ in unreadable] == [0]
 
 
 def test_the_program_check_lists_each_unreadable_file(data_dir, program):
@@ -315,7 +318,7 @@ def test_the_limit_of_pixels_is_a_setting(tmp_path):
     (tmp_path / 'train' / 'a').mkdir(parents=True)
     (tmp_path / 'train' / 'a' / '1.png').write_bytes(PNG)
     source = folder.load(default_config(dataset__data_dir=str(tmp_path)), 'train')
-    assert Reader(source, 1.0, max_megapixels=0.007).read(0)
-    assert Reader(source, 1.0, max_megapixels=0.006).read(0) is None
+    assert Reader(source, 1.0, max_megapixels=0.007).read(0, [])
+    assert Reader(source, 1.0, max_megapixels=0.006).read(0, []) is None
     with pytest.raises(decoding.BadImageError, match=r'96 x 64 pixels.*max_megapixels is 0.006'):
         decoding.decode(PNG, 0.006)

@@ -196,7 +196,7 @@ def test_too_many_unreadable_images_end_the_run(config):
     with pytest.raises(UserError, match=says):
         take(pipeline.training_batches(reader, config, 0), 3)
     with pytest.raises(UserError, match='none of the 20 images can be read'):
-        Reader(Holes(range(20)), 1.0).read_or_next(3)
+        Reader(Holes(range(20)), 1.0).read_or_next(3, [])
 
 
 def test_a_label_out_of_range_is_reported_with_its_image(config):

@@ -34,7 +34,10 @@ def global_batches(
     step's metrics, without extra communication (`processes.stop_agreed`).
     """
     sharding = sharded(mesh)
-    for batch in batches:
+
+    def place(batch: dict) -> dict[str, jax.Array]:
         if stop is not None and jax.process_count() > 1:
             batch['stop'] = np.full(len(batch['label']), bool(stop.requested), np.float32)
-        yield jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+    return map(place, batches)  # a generator would keep each batch until the next

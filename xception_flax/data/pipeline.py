@@ -7,6 +7,8 @@ number is enough to resume.
 """
 
 import concurrent.futures
+import functools
+import gc
 import threading
 import weakref
 from collections.abc import Iterator
@@ -16,15 +18,15 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from xception_flax.data import images
-from xception_flax.data.reader import Reader
+from xception_flax.data import images, workers
+from xception_flax.data.reader import Reader, Unreadable
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]  # arrays, by name
 
 
 def training_batches(
     reader: Reader, config: ConfigDict, start: int, process: int = 0, processes: int = 1
-) -> Iterator[Batch]:
+) -> 'Batches':
     """Endless batches of augmented images, shuffled anew in each epoch.
 
     An unreadable image is replaced by the next readable one of the source.
@@ -40,7 +42,7 @@ def training_batches(
       'image' `[B, S, S, 3]` uint8 and 'label' `[B]` int32, where B is `batch_size / processes`.
     """
     examples = training_order(len(reader), config.seed).random_map(_Training(reader, config))
-    return _iterate(examples[start:], config, process, processes)
+    return Batches(examples[start:], reader, config, process, processes)
 
 
 def training_order(examples: int, seed: int) -> grain.MapDataset:
@@ -52,7 +54,7 @@ def training_order(examples: int, seed: int) -> grain.MapDataset:
 
 def evaluation_batches(
     reader: Reader, config: ConfigDict, process: int = 0, processes: int = 1
-) -> Iterator[Batch]:
+) -> 'Batches':
     """The whole split once, in order; blank images pad the last batch.
 
     Yields:
@@ -61,23 +63,49 @@ def evaluation_batches(
     """
     padded = -(-len(reader) // config.batch_size) * config.batch_size
     examples = grain.MapDataset.range(padded).map(_Evaluation(reader, config))
-    return _iterate(examples, config, process, processes)
+    return Batches(examples, reader, config, process, processes)
 
 
-def _iterate(
-    examples: grain.MapDataset, config: ConfigDict, process: int, processes: int
-) -> Iterator[Batch]:
-    local = _LocalBatches(examples, config.batch_size, process, processes, config.loader_threads)
-    # At least two batches, so that no thread is idle while the last images of one are decoded.
-    # (Grain could prefetch single images, but it checks all that are ready for each that it
-    # returns: most of a second for a batch of 1024.)
-    count = max(2, -(-2 * config.loader_threads // local.size))
-    ahead = grain.ReadOptions(num_threads=count, prefetch_buffer_size=count)
-    batches = iter(local.to_iter_dataset(ahead))
-    # When the iterator is dropped, waiting images need no decoding. (A finalizer may run in any
-    # thread at any time, so it must not take a lock, as a shutdown of the pool would.)
-    weakref.finalize(batches, setattr, local, 'wanted', False)
-    return batches
+class Batches(Iterator[Batch]):
+    """Batches that are made ahead of their use; `close` ends the threads or processes."""
+
+    def __init__(
+        self,
+        examples: grain.MapDataset,
+        reader: Reader,
+        config: ConfigDict,
+        process: int,
+        processes: int,
+    ):
+        self.reader = reader
+        count = workers.number(config, len(reader))
+        threads = config.loader_threads
+        if count:
+            threads = max(workers.CORES, threads // count)
+        local = _LocalBatches(examples, config.batch_size, process, processes, threads)
+        # At least two batches, so that no thread is idle while the last images of one are decoded;
+        # of several processes others decode then. (Grain could prefetch single images, but it
+        # checks all that are ready for each that it returns: most of a second for a batch of 1024.)
+        ahead = 1 if count else max(2, -(-2 * threads // local.size))
+        read = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
+        batches = local.to_iter_dataset(read)
+        self._batches: Any = iter(workers.spread(batches, count) if count else batches)
+        # When the iterator is dropped, waiting images need no decoding. (A finalizer may run in any
+        # thread at any time, so it must not take a lock, as a shutdown of the pool would.)
+        weakref.finalize(self, setattr, local, 'wanted', False)
+
+    def __next__(self) -> Batch:
+        try:
+            batch = next(self._batches)
+        except RuntimeError as error:
+            raise workers.failure(error) or error from error
+        self.reader.count(batch.pop('unreadable'))
+        return batch
+
+    def close(self) -> None:
+        """Ends what makes batches, and frees those that nobody took."""
+        self._batches.close()
+        gc.collect()  # Grain's last ones, in shared memory, hang in a cycle with a StopIteration
 
 
 class _LocalBatches(grain.MapDataset):
@@ -89,8 +117,12 @@ class _LocalBatches(grain.MapDataset):
         super().__init__(parent)
         self.batch_size, self.size = batch_size, batch_size // processes
         self.offset = process * self.size
-        self.pool = concurrent.futures.ThreadPoolExecutor(threads, 'decode')
-        self.wanted = True
+        self.threads, self.wanted = threads, True
+
+    @functools.cached_property
+    def pool(self) -> concurrent.futures.ThreadPoolExecutor:
+        """The threads, of the process that makes the batches."""
+        return concurrent.futures.ThreadPoolExecutor(self.threads, 'decode')
 
     def __len__(self) -> int:
         return len(self._parent) // self.batch_size
@@ -98,6 +130,7 @@ class _LocalBatches(grain.MapDataset):
     def __getitem__(self, number: int) -> Batch:
         start = number * self.batch_size + self.offset
         batch: Batch = {}
+        unreadable: Unreadable = []
         lock = threading.Lock()
 
         def put(position: int) -> None:
@@ -105,6 +138,7 @@ class _LocalBatches(grain.MapDataset):
                 return
             example = self._parent[start + position]
             with lock:
+                unreadable.extend(example.pop('unreadable'))
                 if not batch:  # the first example that is ready tells names and shapes
                     for name, value in example.items():
                         batch[name] = np.empty((self.size, *value.shape), value.dtype)
@@ -115,7 +149,7 @@ class _LocalBatches(grain.MapDataset):
 
         for _ in self.pool.map(put, range(self.size)):
             pass  # an error is raised here
-        return batch
+        return batch | {'unreadable': sorted(unreadable)}
 
 
 class _Training(grain.transforms.RandomMap):
@@ -123,9 +157,11 @@ class _Training(grain.transforms.RandomMap):
         self.reader, self.config = reader, config
 
     def random_map(self, element: int, rng: np.random.Generator) -> dict[str, Any]:
-        image, record = self.reader.read_or_next(element)
+        unreadable: Unreadable = []
+        image, record = self.reader.read_or_next(element, unreadable)
         image = images.for_training(image, self.config, rng)
-        return {'image': image, 'label': np.asarray(record['label'], np.int32)}
+        label = np.asarray(record['label'], np.int32)
+        return {'image': image, 'label': label, 'unreadable': unreadable}
 
 
 class _Evaluation(grain.transforms.Map):
@@ -134,8 +170,9 @@ class _Evaluation(grain.transforms.Map):
 
     def map(self, element: int) -> dict[str, Any]:
         config = self.config
+        unreadable: Unreadable = []
         padding = element >= len(self.reader)
-        found = None if padding else self.reader.read(element)
+        found = None if padding else self.reader.read(element, unreadable)
         if found is None:
             crops = np.zeros((config.crops, config.image_size, config.image_size, 3), np.uint8)
             # A label of the right shape.
@@ -146,4 +183,4 @@ class _Evaluation(grain.transforms.Map):
             crops = images.EVALUATION_CROPS[config.crops](image, config)
             label, mask = np.asarray(record['label'], np.int32), 1
         image = crops if config.crops > 1 else crops[0]
-        return {'image': image, 'label': label, 'mask': np.float32(mask)}
+        return {'image': image, 'label': label, 'mask': np.float32(mask), 'unreadable': unreadable}

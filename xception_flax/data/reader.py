@@ -1,7 +1,5 @@
 """Reads the images of a source, and counts those that cannot be read."""
 
-import threading
-
 import numpy as np
 from absl import logging
 
@@ -9,11 +7,14 @@ from xception_flax.base.errors import UserError
 from xception_flax.data import decoding
 from xception_flax.data.sources.base import Record, Source, check_label
 
+Unreadable = list[tuple[int, str]]  # number of a record, and why it cannot be read
+
 
 class Reader:
     """Decodes the images of a source, from any number of threads.
 
-    An unreadable image is logged by its name, once, and counted; too many of them are an error.
+    Unreadable images are noted where they are read, which may be another process, and counted where
+    the batches arrive. Each is logged by its name, once; too many of them are an error.
 
     Attributes:
       source: the source.
@@ -35,43 +36,65 @@ class Reader:
         self.source, self.max_unreadable, self.processes = source, max_unreadable, processes
         self.max_megapixels = max_megapixels
         self.unreadable: set[int] = set()
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def read(self, index: int) -> tuple[np.ndarray, Record] | None:
+    @property
+    def allowed(self) -> float:
+        """How many images may be unreadable."""
+        return self.max_unreadable * len(self) / self.processes
+
+    def read(self, index: int, unreadable: Unreadable) -> tuple[np.ndarray, Record] | None:
         """The image, `[H, W, 3]` uint8, and its record; None if it cannot be read.
 
+        Args:
+          index: number of the record.
+          unreadable: gets the number and the reason if it cannot be read.
+
         Raises:
-          UserError: too many images are unreadable, or the label is not a class.
+          UserError: the label is not a class.
         """
         try:
             return read(self.source, index, self.max_megapixels)
         except decoding.BadImageError as error:
-            self._count(index, str(error))
+            unreadable.append((index, str(error)))
             return None
 
-    def read_or_next(self, index: int) -> tuple[np.ndarray, Record]:
-        """Like `read`; an unreadable image is replaced by the next one that is readable."""
+    def read_or_next(self, index: int, unreadable: Unreadable) -> tuple[np.ndarray, Record]:
+        """Like `read`; an unreadable image is replaced by the next one that is readable.
+
+        Raises:
+          UserError: too many in a row are unreadable, or the label is not a class.
+        """
+        found: Unreadable = []
         for offset in range(len(self)):
-            if found := self.read((index + offset) % len(self)):
-                return found
+            if image := self.read((index + offset) % len(self), found):
+                unreadable += found
+                return image
+            if len(found) > self.allowed:
+                break
+        self.count(found)
         raise UserError(f'none of the {len(self)} images can be read')
 
-    def _count(self, index: int, reason: str) -> None:
-        with self._lock:
+    def count(self, unreadable: Unreadable) -> None:
+        """Logs and counts the images that are new to it.
+
+        Raises:
+          UserError: there are too many.
+        """
+        for index, reason in unreadable:
             if index in self.unreadable:
-                return
+                continue
             self.unreadable.add(index)
-            count = len(self.unreadable)
-        logging.warning('%s cannot be read: %s', self.source.name(index), reason)
-        if count > self.max_unreadable * len(self) / self.processes:
-            raise UserError(
-                f'{count} of {len(self)} images cannot be read, more than config.max_unreadable='
-                f'{self.max_unreadable} allows; the last is {self.source.name(index)} ({reason}). '
-                'List all of them with python -m xception_flax.check'
-            )
+            logging.warning('%s cannot be read: %s', self.source.name(index), reason)
+            if len(self.unreadable) > self.allowed:
+                raise UserError(
+                    f'{len(self.unreadable)} of {len(self)} images cannot be read, more than '
+                    f'config.max_unreadable={self.max_unreadable} allows; the last is '
+                    f'{self.source.name(index)} ({reason}). List all of them with python -m '
+                    'xception_flax.check'
+                )
 
 
 def read(

@@ -1,5 +1,6 @@
 """Evaluates weights on a whole split, every example once."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -59,22 +60,23 @@ def evaluate(
       'unreadable' and 'unlabelled' ones if there are any; {} if it was given up.
     """
     local = pipeline.evaluation_batches(reader, config, jax.process_index(), jax.process_count())
-    batches = meshes.global_batches(mesh, local, stop)
     count = -(-len(reader) // config.batch_size)
     sums = {weights: Sums() for weights in variables}
     counts: Any = None
     done: dict[str, Any] | None = None
-    for batch in progress.over(batches, count, f'evaluating {config.dataset.eval_split}'):
-        for total in sums.values():
-            total.block_until_ready()  # so that batches do not pile up on the devices
-        if processes.stop_agreed(stop, done):
-            return {}
-        for weights, values in variables.items():
-            done = eval_step(values, batch)
-            sums[weights].add(done['metrics'])
-        assert done is not None
-        new = done['counts']  # the same for all weights
-        counts = new if counts is None else jax.tree.map(jnp.add, counts, new)
+    with contextlib.closing(local):
+        batches = meshes.global_batches(mesh, local, stop)
+        for batch in progress.over(batches, count, f'evaluating {config.dataset.eval_split}'):
+            for total in sums.values():
+                total.block_until_ready()  # so that batches do not pile up on the devices
+            if processes.stop_agreed(stop, done):
+                return {}
+            for weights, values in variables.items():
+                done = eval_step(values, batch)
+                sums[weights].add(done['metrics'])
+            assert done is not None
+            new = done['counts']  # the same for all weights
+            counts = new if counts is None else jax.tree.map(jnp.add, counts, new)
 
     numbers = {name: int(value) for name, value in jax.device_get(counts).items()}
     assert sum(numbers.values()) == len(reader), f'evaluated {numbers} of {len(reader)} examples'

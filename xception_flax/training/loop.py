@@ -93,19 +93,19 @@ class _Training:
             self._evaluate(start)
         if start >= total:
             return
-        batches = meshes.global_batches(
-            self.run.mesh,
-            pipeline.training_batches(
-                self.train_reader,
-                self.run.config,
-                self.position,
-                jax.process_index(),
-                jax.process_count(),
-            ),
-            self.stop,
+        local = pipeline.training_batches(
+            self.train_reader,
+            self.run.config,
+            self.position,
+            jax.process_index(),
+            jax.process_count(),
         )
         self.progress.say('compiling the training step')
-        with _Profile(self.run.config.profile_steps, self.workdir) as profile:
+        with (
+            contextlib.closing(local),
+            _Profile(self.run.config.profile_steps, self.workdir) as profile,
+        ):
+            batches = meshes.global_batches(self.run.mesh, local, self.stop)
             for step in range(start + 1, total + 1):
                 profile.before(step - start)
                 self._step(step, next(batches), first=step == start + 1)

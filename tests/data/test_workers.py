@@ -1,0 +1,169 @@
+"""Processes that load images: the batches are those of one process, and nothing is left behind."""
+
+import itertools
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from helpers import RUN, default_config, start
+from small_imagenet import jpeg, two_tars, write
+
+from xception_flax.base.errors import UserError
+from xception_flax.data import pipeline, sources, workers
+from xception_flax.data.reader import Reader
+
+WITH_TWO = '--config.loader_processes=2'
+SHARED = pathlib.Path('/dev/shm')
+SLOW = pytest.mark.slow
+linux = pytest.mark.skipif(not SHARED.is_dir(), reason='needs /dev/shm and /proc')
+
+
+@pytest.fixture
+def config(tmp_path):
+    images = {f'train/{name}/{i}.jpg': jpeg(i) for name in 'ab' for i in range(10)}
+    write(tmp_path, images | {'train/a/11.jpg': b'damaged', 'train/b/7.jpg': b''})
+    return default_config(
+        dataset__source='folder',
+        dataset__data_dir=str(tmp_path),
+        image_size=32,
+        batch_size=8,
+        max_unreadable=0.2,
+        loader_threads=2,
+    )
+
+
+def batches(config, kind, number, processes):
+    config.loader_processes = processes
+    reader = Reader(sources.load(config, 'train'), config.max_unreadable)
+    made = kind(reader, config)
+    try:
+        return list(itertools.islice(made, number)), reader
+    finally:
+        made.close()
+
+
+def training_from_3(reader, config):
+    return pipeline.training_batches(reader, config, 3)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'number'), [(training_from_3, 7), (pipeline.evaluation_batches, 9)]
+)
+def test_any_number_of_processes_gives_the_same_batches(config, kind, number, caplog):
+    alone, reader = batches(config, kind, number, 0)
+    assert len(reader.unreadable) == 2
+    for processes in (1, 3):
+        caplog.clear()
+        several, other = batches(config, kind, number, processes)
+        assert len(several) == len(alone)
+        for ours, theirs in zip(several, alone, strict=True):
+            assert ours.keys() == theirs.keys()
+            for name, value in theirs.items():
+                assert ours[name].dtype == value.dtype
+                np.testing.assert_array_equal(ours[name], value)
+        assert other.unreadable == reader.unreadable
+        assert len(caplog.records) == 2  # each unreadable image once
+
+
+def test_errors_of_a_process_arrive(config):
+    config.max_unreadable = 0.0
+    with pytest.raises(UserError, match='1 of 21 images cannot be read, more than'):
+        batches(config, training_from_3, 9, 2)
+
+
+@pytest.mark.parametrize('source', ['digits', 'synthetic', 'imagenet'])
+def test_every_source_goes_to_other_processes(tmp_path, source):
+    two_tars(tmp_path / 'copy')
+    config = default_config(
+        dataset__source=source,
+        dataset__data_dir=str(tmp_path / 'copy'),
+        dataset__index=str(tmp_path / 'index'),
+        image_size=32,
+        batch_size=4,
+    )
+    (alone, _), (several, _) = (batches(config, training_from_3, 2, n) for n in (0, 1))
+    for ours, theirs in zip(several, alone, strict=True):
+        np.testing.assert_array_equal(ours['image'], theirs['image'])
+        np.testing.assert_array_equal(ours['label'], theirs['label'])
+
+
+@pytest.mark.parametrize(
+    ('cores', 'examples', 'expected'),
+    [(4, 10**6, 0), (8, 10**6, 2), (112, 10**6, 28), (8, 9999, 0)],
+)
+def test_the_default_goes_by_cores_and_images(monkeypatch, cores, examples, expected):
+    monkeypatch.setattr(workers.os, 'sched_getaffinity', lambda _: set(range(cores)), raising=False)
+    assert workers.number(default_config(), examples) == expected
+    assert workers.number(default_config(loader_processes=3), examples) == 3
+
+
+def children(pid):
+    found = subprocess.run(['pgrep', '-P', str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
+
+
+def loaders(pid):
+    """The processes of a run that load images, not the tracker of shared memory."""
+    lines = {child: pathlib.Path(f'/proc/{child}/cmdline').read_bytes() for child in children(pid)}
+    return [child for child, line in lines.items() if b'spawn_main' in line]
+
+
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_gone(pid):
+    try:
+        return pathlib.Path(f'/proc/{pid}/stat').read_text().split()[2] == 'Z'
+    except FileNotFoundError:
+        return True
+
+
+@linux
+@pytest.mark.parametrize(
+    'how',
+    [
+        'SIGTERM',
+        'SIGKILL',
+        *(pytest.param(how, marks=SLOW) for how in ('end', 'SIGINT to all', 'a loader dies')),
+    ],
+)
+def test_whatever_ends_a_run_leaves_nothing_behind(tmp_path, how):
+    before = set(SHARED.iterdir())
+    steps = 30 if how == 'end' else 100_000
+    process = start(
+        *RUN, WITH_TWO, f'--config.total_steps={steps}', '--config.eval_steps=100000',
+        f'--workdir={tmp_path}/run', devices=1,
+    )  # fmt: skip
+    metrics = tmp_path / 'run' / 'metrics.jsonl'
+    wait_until(lambda: metrics.exists() and metrics.read_text().count('\n') > 12)
+    mine = loaders(process.pid)
+    tracked = children(process.pid)
+    if how == 'SIGTERM':
+        process.send_signal(signal.SIGTERM)
+    elif how == 'SIGINT to all':  # as a terminal sends it
+        for pid in (process.pid, *tracked):
+            os.kill(pid, signal.SIGINT)
+    elif how == 'SIGKILL':
+        process.kill()
+    elif how == 'a loader dies':
+        os.kill(mine[0], signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    expected = {'end': 0, 'SIGKILL': -9, 'a loader dies': 1}.get(how, 75)
+    assert process.returncode == expected, out + err
+    if how == 'a loader dies':
+        assert 'error: a process that loads images has died' in err
+    elif how != 'end':
+        assert len(mine) == 2
+    wait_until(lambda: all(map(is_gone, tracked)))
+    wait_until(lambda: set(SHARED.iterdir()) <= before)
+    if how not in ('SIGKILL', 'a loader dies'):  # then Python frees the memory, and says so
+        assert 'leaked' not in err
+    assert 'Traceback' not in err

@@ -173,10 +173,19 @@ def installed(packages: Mapping[str, tuple[str, ...]], console: Console) -> dict
     found: dict[str, str] = {}
     for name, needed in packages.items():
         try:
-            found |= {package: importlib.metadata.version(package) for package in needed}
+            found |= {package: _version(package) for package in needed}
         except importlib.metadata.PackageNotFoundError as missing:
             console.print(f'{name}: not measured: {missing.name} is not installed')
     return found
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        if package != 'tensorflow':
+            raise
+        return importlib.metadata.version('tensorflow-cpu')  # the same, without GPUs
 
 
 def entrants(

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 from helpers import default_config
@@ -152,3 +154,22 @@ def test_kaggles_table_and_the_devkit_agree_with_tfds(config, tmp_path, monkeypa
     config.dataset.data_dir = str(tmp_path / 'tars')
     with pytest.raises(UserError, match='classes of the validation images are missing: put LOC_'):
         load(config, 'validation')
+
+
+def test_more_shards_than_files_may_be_open(tmp_path):
+    """As 1,024 shards under a limit of 1,024."""
+    script = (
+        'import resource, sys; from xception_flax.data.sources.imagenet import containers; '
+        '_, hard = resource.getrlimit(resource.RLIMIT_NOFILE); '
+        'resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard)); '
+        'parts = containers.Parts([sys.argv[1]] * 200); '
+        'print(sum(len(parts.read(i, 0, 5)) for i in range(200)))'
+    )
+    write(tmp_path, {'file': b'12345'})
+    found = subprocess.run(
+        [sys.executable, '-c', script, str(tmp_path / 'file')],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == '1000'

@@ -194,6 +194,7 @@ UNREADABLE = {
     'jpeg_without_frame': b'\xff\xd8\xff\xe0\0\4ab\xff\xda' + bytes(100),
     'webp_half': cut(encode(NOISE, 'WEBP'), 0.5),
     'webp_start_only': b'RIFF',
+    'wav': b'RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00',
     'gif_half': cut(encode(Image.fromarray(NOISE).quantize(8), 'GIF'), 0.5),
     'bmp_that_claims_a_gigapixel': (
         encode(BANDS, 'BMP')[:18] + struct.pack('<ii', 40_000, 40_000) + encode(BANDS, 'BMP')[26:]

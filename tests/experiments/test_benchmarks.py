@@ -20,6 +20,23 @@ def test_the_input_of_this_project_is_measured(program, tmp_path):
     assert f'grain {results["versions"]["grain"]}' in output
 
 
+@pytest.mark.slow
+def test_layouts_and_the_ceiling_of_python_are_measured(program, tmp_path):
+    program(
+        '-m', 'experiments.benchmarks.layouts', '--images=1000', '--height=24', '--rounds=1',
+        '--seconds=0.1', f'--output={tmp_path}/layouts.json',
+    )  # fmt: skip
+    results = json.loads((tmp_path / 'layouts.json').read_text())
+    ours = ('folders', 'tars', 'webdataset', 'tfrecord', 'array_record')
+    assert all(results[name]['images_per_cpu_second'][0] > 0 for name in ours)
+    assert all(results[name]['index_seconds_per_million'] > 0 for name in ours)
+    program(
+        '-m', 'experiments.benchmarks.ceiling', '--batch=8', '--rounds=1', '--seconds=0.1',
+        f'--output={tmp_path}/ceiling.json',
+    )  # fmt: skip
+    assert json.loads((tmp_path / 'ceiling.json').read_text())['2 processes'][0]['wall'] > 0
+
+
 def test_a_failing_contender_ends_the_benchmark_with_its_error():
     with pytest.raises(SystemExit, match="networks nobody training 4 ended with 1: KeyError: 'nob"):
         turns.Contender('experiments.benchmarks.networks', ['nobody', 'training', 4], 4, 1.0)

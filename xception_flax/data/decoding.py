@@ -54,6 +54,8 @@ def decode(data: bytes | np.ndarray, max_megapixels: float = MAX_MEGAPIXELS) -> 
     if not data:
         raise BadImageError('it is empty')
     kind = next((kind for start, kind in _STARTS.items() if data.startswith(start)), None)
+    if kind == 'WEBP' and data[8:12] not in (b'WEBP', b''):  # RIFF holds sounds and films, too
+        kind = None
     if kind == 'JPEG':
         _check_size(*_jpeg_size(data), max_megapixels)
         return _by_opencv(data, kind)

@@ -142,6 +142,22 @@ def _open_array_record(path: str) -> Any:
         raise UserError(f'{path} is damaged, or no ArrayRecord: {error}') from error
 
 
+def allow_open(count: int) -> None:
+    """Lets the process have so many more files open, as far as the system allows it.
+
+    1,024 is a usual limit, and a usual number of shards.
+    """
+    try:
+        import resource  # not on Windows
+    except ModuleNotFoundError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + count
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
 class _File:
     """The bytes of a file, by slices; what follows a slice is kept for the next one."""
 
@@ -221,6 +237,7 @@ class Parts:
 
     def __init__(self, paths: list[str]):
         self.paths = paths
+        allow_open(len(paths))
         self._open: dict[int, Any] = {}
         self._lock = threading.Lock()
 

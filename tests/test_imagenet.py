@@ -6,9 +6,10 @@ import shutil
 import tarfile
 
 import cv2
+import jax
 import numpy as np
 import pytest
-from helpers import default_config, entries
+from helpers import default_config, entries, weights
 
 from xception_flax.base.errors import UserError
 from xception_flax.data import sources
@@ -175,3 +176,20 @@ def test_the_config_of_the_paper_trains_evaluates_and_resumes(
     assert evaluations == [(s, w, VALIDATION) for s in (2, 3) for w in ('live', 'averaged')]
     assert all(0 < e['loss'] < 50 for e in found)
     assert found[0]['learning_rate'] == pytest.approx(0.045)
+
+
+@pytest.mark.slow
+def test_a_training_from_the_tars_has_the_same_bits(data_dir, program, tmp_path):
+    runs = []
+    for copy in (data_dir, data_dir / 'downloads' / 'manual'):
+        workdir = tmp_path / f'run{len(runs)}'
+        program(
+            '-m', 'xception_flax.main', '--config=configs/imagenet.py',
+            f'--config.dataset.data_dir={copy}', '--config.batch_size=2', '--config.total_steps=3',
+            '--config.xception.width=0.05', '--config.xception.middle_repeats=0',
+            '--config.image_size=71', f'--config.dataset.index={tmp_path}/index',
+            f'--workdir={workdir}', devices=1,
+        )  # fmt: skip
+        runs.append(weights(workdir))
+    for ours, theirs in zip(*map(jax.tree.leaves, runs), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -1,14 +1,11 @@
 """Settings of the C library's allocator for training on CPU."""
 
 import ctypes
-import pathlib
 import sys
 
+from xception_flax.base import accelerators
+
 _ARENA_MAX, _MMAP_MAX, _TRIM_THRESHOLD = -8, -4, -1  # from glibc's malloc.h
-
-
-# Device files of accelerators: NVIDIA, TPU (older and newer), AMD.
-_ACCELERATORS = ('nvidia[0-9]*', 'accel[0-9]*', 'vfio/[0-9]*', 'kfd')
 
 
 def keep_freed() -> None:
@@ -19,8 +16,7 @@ def keep_freed() -> None:
     of the step time of Xception at 299x299. Call it before JAX starts its threads, which would
     already have their own arenas.
     """
-    devices = pathlib.Path('/dev')
-    if sys.platform != 'linux' or any(any(devices.glob(name)) for name in _ACCELERATORS):
+    if sys.platform != 'linux' or accelerators.present():
         return
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     if mallopt is not None:

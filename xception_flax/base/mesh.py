@@ -4,13 +4,17 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from xception_flax.base import accelerators
 from xception_flax.base.signals import StopSignals
 
 
 def make_mesh() -> Mesh:
     """All devices along the axis 'data', those of one process side by side."""
+    if warning := accelerators.unseen(jax.default_backend()):
+        logging.warning(warning)
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), ('data',), axis_types=(AxisType.Auto,))
 

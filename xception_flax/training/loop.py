@@ -13,7 +13,7 @@ from xception_flax.base import mesh as meshes
 from xception_flax.base import processes
 from xception_flax.base.errors import UserError
 from xception_flax.base.signals import Stopped, StopSignals
-from xception_flax.data import pipeline
+from xception_flax.data import pipeline, workers
 from xception_flax.data.reader import Reader
 from xception_flax.runtime import workdirs, writers
 from xception_flax.runtime.checkpoints import Checkpoint, Checkpoints, saved_steps
@@ -287,6 +287,7 @@ def _introduce(run: Run, progress: Progress) -> None:
         for part in freezing.partition(run.abstract_state.params, run.frozen)
     )
     epochs = run.durations.total * config.batch_size / len(run.train_source)
+    loaders = workers.number(config, len(run.train_source))
     progress.say(
         f'{run.title}: {trainable:,} trainable parameters'
         + (f' ({frozen:,} frozen)' if frozen else '')
@@ -295,6 +296,7 @@ def _introduce(run: Run, progress: Progress) -> None:
         f'{len(run.eval_source):,} {dataset.eval_split} examples, {dataset.num_classes} classes\n'
         f'{run.durations.total:,} steps of {config.batch_size}, {epochs:.1f} epochs, on '
         f'{run.mesh.size} x {run.mesh.devices.flat[0].device_kind}'
+        + (f', {loaders} processes load images' if loaders else '')
     )
 
 

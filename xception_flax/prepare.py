@@ -9,7 +9,6 @@ continues what was interrupted. TFDS reads the result, too.
 
 import pathlib
 
-import filelock
 from absl import flags
 
 from xception_flax.base.errors import UserError
@@ -21,20 +20,16 @@ flags.DEFINE_string('name', None, "Name of the data set; 'imagenet', or that of 
 def main(source: str, target: str) -> None:
     """Prepares by the arguments."""
     from xception_flax import config as configs
-    from xception_flax.data import preparation
+    from xception_flax.data import array_records, preparation
 
     config = configs.default()
     config.dataset.data_dir = source
     splits = preparation.open_splits(config)
     name = flags.FLAGS.name or preparation.title(splits, pathlib.Path(source))
-    folder = pathlib.Path(target).expanduser() / name / preparation.VERSION
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(folder / '.lock', timeout=0):
-            written = {s: preparation.write(one, folder, name, s) for s, one in splits.items()}
-            preparation.describe(folder, name, written, next(iter(splits.values())))
-    except filelock.Timeout:
-        raise UserError(f'another program writes to {folder}') from None
+    folder = pathlib.Path(target).expanduser() / name / array_records.VERSION
+    if folder.resolve().is_relative_to(pathlib.Path(source).expanduser().resolve()):
+        raise UserError(f'{target} lies in {source}: give a folder outside')
+    written = array_records.write(splits, folder, name)
     for split, one in written.items():
         print(f'{split}: {sum(one.lengths):,} images, {one.size / 1e6:,.1f} MB in {folder}')
         for line in one.unreadable:

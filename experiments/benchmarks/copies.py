@@ -95,14 +95,14 @@ def _tfrecord(root: pathlib.Path, count: int, height: int) -> None:
 
 def _array_record(root: pathlib.Path, count: int, height: int) -> None:
     from xception_flax import config as configs
-    from xception_flax.data import preparation
+    from xception_flax.data import array_records, preparation
 
     folders = root / 'source'
     _folders(folders, count, height)
     config = configs.default()
     config.dataset.data_dir = str(folders)
-    source = preparation.open_splits(config)['train']
-    preparation.write(source, root / 'imagenet' / preparation.VERSION, 'imagenet', 'train')
+    splits = preparation.open_splits(config)
+    array_records.write(splits, root / 'imagenet' / array_records.VERSION, 'imagenet')
 
 
 MAKERS = {

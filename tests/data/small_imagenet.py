@@ -1,5 +1,6 @@
 """A small ImageNet, as it lies on people's disks: by the programs that make those copies."""
 
+import gzip
 import io
 import pathlib
 import tarfile
@@ -85,7 +86,7 @@ def flat_with_devkit(root, packed=True):
             f'{ids[wnid]}\n' for wnid in VALIDATION
         ).encode(),
     }
-    write(root, {f'{kit}.tar.gz': tar_of(files)} if packed else files)
+    write(root, {f'{kit}.tar.gz': gzip.compress(tar_of(files))} if packed else files)
 
 
 def flat_with_unpacked_devkit(root):

@@ -1,9 +1,11 @@
 """A small ImageNet as it lies on people's disks; every copy gives the same records."""
 
+import io
 import os
 import pickle
 import subprocess
 import sys
+import tarfile
 
 import pytest
 from helpers import default_config
@@ -14,6 +16,7 @@ from small_imagenet import (
     VAL,
     check,
     flat_with_devkit,
+    flat_with_unpacked_devkit,
     jpeg,
     kaggle,
     of_class,
@@ -173,3 +176,225 @@ def test_more_shards_than_files_may_be_open(tmp_path):
         check=True,
     )
     assert found.stdout.strip() == '1000'
+
+
+def one_tar(tmp_path, files, name='imagenet1k-train-0000.tar'):
+    write(tmp_path / 'copy', {name: tar_of(files)})
+
+
+PICTURE = jpeg(0)
+
+
+@pytest.mark.parametrize(
+    ('files', 'names', 'left_out'),
+    [
+        # KEY.jpg is the image of a sample with a class, and a mask is not.
+        ({'0.jpg': PICTURE, '0.seg.png': b'mask', '0.cls': b'7'}, ['0.jpg'], 1),
+        ({'0.seg.png': b'mask', '0.cls': b'7'}, [], 1),
+        # Without classes a dot is part of a name.
+        ({f'n01440764/img.{i}.jpg': PICTURE for i in (1, 2)}, ['img.1.jpg', 'img.2.jpg'], 0),
+        ({'n01440764_1.JPEG': PICTURE, 'README': b'text'}, ['n01440764_1.JPEG'], 1),
+        (
+            {'__MACOSX/x/n01440764_1.JPEG': b'fork', 'x/n01440764_1.JPEG': PICTURE},
+            ['n01440764_1.JPEG'],
+            1,
+        ),
+        ({'./n01440764/./n01440764_1.JPEG': PICTURE}, ['n01440764_1.JPEG'], 0),
+        ({f'n01440764_{"1" * 150}.JPEG': PICTURE}, [f'n01440764_{"1" * 150}.JPEG'], 0),
+        ({'0.jpg': PICTURE, '0.cls': b'7', '0.json': b'{"width": 7}'}, ['0.jpg'], 0),
+    ],
+)
+def test_what_is_no_image_of_its_own_is_left_out(config, tmp_path, caplog, files, names, left_out):
+    one_tar(tmp_path, files)
+    if not names:
+        with pytest.raises(UserError, match='is empty'):
+            load(config)
+        return
+    source = load(config)
+    assert [source.name(i).rpartition('/')[2] for i in range(len(source))] == names
+    assert all(source[i]['image'] == PICTURE for i in range(len(source)))
+    assert (f'{left_out} files are left out' in caplog.text) == bool(left_out)
+
+
+def test_links_and_sparse_files_in_a_tar_are_left_out(config, tmp_path, caplog):
+    (tmp_path / 'copy').mkdir()
+    path, holes = tmp_path / 'copy' / 'train.tar', tmp_path / 'holes.jpg'
+    holes.touch()
+    os.truncate(holes, 2**20)
+    subprocess.run(['tar', '-cSf', path, '-C', tmp_path, holes.name], check=True)
+    with tarfile.open(path, 'a') as tar:
+        for kind, name in ((tarfile.SYMTYPE, 'a'), (tarfile.LNKTYPE, 'b'), (tarfile.REGTYPE, 'c')):
+            info = tarfile.TarInfo(f'n01440764/{name}.JPEG')
+            info.type, info.linkname = kind, 'n01440764/c.JPEG' * (name != 'c')
+            info.size = len(PICTURE) * (name == 'c')
+            tar.addfile(info, io.BytesIO(PICTURE))
+    source = load(config)
+    assert [source[i]['image'] for i in range(len(source))] == [PICTURE]
+    assert '3 files are left out' in caplog.text
+
+
+def with_zeros(data):
+    """A download with a hole, or one that was laid out at its full size before."""
+    second = data.index(b'n02123045.tar')
+    return data[:second] + bytes(len(data) - second + 2**21)
+
+
+def twice(data):
+    return data + data
+
+
+def with_negative_size(data):
+    info = tarfile.TarInfo.frombuf(data[:512], 'utf-8', 'strict')
+    info.size = 1
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b'\xff' * 10 + b'\xfe\x00'
+    header[148:156] = b' ' * 8
+    header[148:156] = b'%06o\0 ' % sum(header)
+    return bytes(header) + data[512:]
+
+
+@pytest.mark.parametrize('damage', [with_zeros, twice, with_negative_size])
+def test_images_behind_the_end_of_a_tar_are_not_lost(config, tmp_path, damage):
+    two_tars(tmp_path / 'copy')
+    tar = tmp_path / 'copy' / 'ILSVRC2012_img_train.tar'
+    tar.write_bytes(damage(tar.read_bytes()))
+    with pytest.raises(UserError, match=f'{tar} is damaged'):
+        load(config)
+
+
+@pytest.mark.parametrize(
+    ('files', 'says'),
+    [
+        ({'0.jpg': PICTURE, '0.cls': b'true'}, "0.cls holds no number of a class: b'true'"),
+        ({'0.jpg': PICTURE, '0.cls': b'cat'}, '0.cls holds no number'),
+        ({'0.jpg': PICTURE, '0.json': b'[' * 100_000}, '0.json holds no number'),
+        (
+            {'0.jpg': PICTURE, '0.cls': b'1', '0.json': b'{"label": 2}'},
+            r'classes: \[1, 2\]',
+        ),
+        ({'0.jpg': PICTURE, '0.cls': b'99999999999'}, 'has the class 99999999999'),
+        ({'0.jpg': PICTURE, '0.cls': b'1000'}, 'has the label 1000, but there are 1000 classes'),
+        ({'0.jpg': PICTURE, '0.cls': b'-1'}, 'no class is known for|classes .* are missing'),
+    ],
+)
+def test_a_class_that_is_none_is_an_error(config, tmp_path, files, says):
+    one_tar(tmp_path, files)
+    with pytest.raises(UserError, match=says):
+        load(config)
+
+
+def example(path, **values):
+    import tensorflow as tf
+
+    kinds = {bytes: 'bytes_list', int: 'int64_list', float: 'float_list'}
+    features = {
+        name: tf.train.Feature(**{kinds[type(value[0])]: {'value': value}})
+        if isinstance(value, list) and value
+        else tf.train.Feature(**({'int64_list': {}} if value == [] else {}))
+        for name, value in values.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        features = tf.train.Features(feature=features)
+        writer.write(tf.train.Example(features=features).SerializeToString())
+
+
+def test_labels_of_records_are_integers_or_none(config, tmp_path):
+    path = tmp_path / 'copy' / 'imagenet2012-train.tfrecord-00000-of-00001'
+    image, name = [PICTURE], [b'n01440764_1.JPEG']
+    for label in ([], None):  # the name tells it
+        example(path, image=image, file_name=name, label=label, z=[99])
+        assert load(config)[0] == {'image': PICTURE, 'label': 0}
+    for label in ([1.0], [b'7']):
+        example(path, image=image, file_name=name, label=label)
+        with pytest.raises(UserError, match=r'damaged: no Example .*label is no integer'):
+            load(config)
+    example(path, file_name=name, label=[0])
+    with pytest.raises(UserError, match='an Example without an image'):
+        load(config)
+
+
+def test_files_beside_shards_are_no_shards(config, tmp_path):
+    slim(tmp_path / 'copy')
+    write(tmp_path / 'copy', {'train-00000-of-00002.idx': b'', 'train.tfrecord.incomplete': b''})
+    check(load(config), 'train')
+
+
+def test_the_set_is_imagenet_and_no_other_of_its_kind(config, tmp_path):
+    for name in ('imagenet2012', 'imagenet2012_real', 'imagenet_lt'):
+        data = PICTURE if name == 'imagenet2012' else b'other'
+        file = f'{name}/1.0.0/{name}-train.tfrecord-00000-of-00001'
+        example(tmp_path / 'copy' / file, image=[data], file_name=[b'n01440764_1.JPEG'], label=[0])
+    assert load(config)[0]['image'] == PICTURE
+
+
+@pytest.mark.parametrize(
+    ('files', 'says'),
+    [
+        (
+            ('a-train.tfrecord-00000-of-00001', 'b-train.tfrecord-00000-of-00001'),
+            r'files of several data sets: a-, b- \.\.\.',
+        ),
+        (('train/n01440764.tar', 'train/n02123045/1.JPEG'), 'of the kind tar, .* beside n02123045'),
+        (('train-0.tar.gz',), 'train-0.tar.gz is compressed, .*: unpack it'),
+    ],
+)
+def test_unclear_copies_are_errors(config, tmp_path, files, says):
+    write(tmp_path / 'copy', dict.fromkeys(files, b'data'))
+    with pytest.raises(UserError, match=says):
+        load(config)
+
+
+def test_a_folder_without_images_does_not_hide_the_tar(config, tmp_path):
+    two_tars(tmp_path / 'copy')
+    write(tmp_path / 'copy', {'train/README.txt': b'see the tar', 'train/to_array_record.py': b''})
+    check(load(config), 'train')
+
+
+def test_links_to_folders_of_classes_are_followed(config, tmp_path, caplog):
+    train_folders(tmp_path / 'elsewhere')
+    (tmp_path / 'copy' / 'train').mkdir(parents=True)
+    for folder in (tmp_path / 'elsewhere' / 'train').iterdir():
+        (tmp_path / 'copy' / 'train' / folder.name).symlink_to(folder)
+    os.mkfifo(tmp_path / 'copy' / 'train' / 'pipe.jpg')  # reading it would never end
+    check(load(config), 'train')
+    assert '1 files are left out' in caplog.text
+
+
+def test_validation_images_in_folders_and_flat_count_once(config, tmp_path, caplog):
+    flat_with_devkit(tmp_path / 'copy')
+    write(tmp_path / 'copy' / 'val', {f'n01751748/{name}': VAL[name] for name in list(VAL)[:1]})
+    check(load(config, 'validation'), 'validation')
+    assert '1 files are left out' in caplog.text
+
+
+@pytest.mark.parametrize('content', [b'', b'PK\x03\x04', bytes(100)])
+def test_a_damaged_index_is_made_again(config, tmp_path, content):
+    two_tars(tmp_path / 'copy')
+    load(config)
+    (index,) = (tmp_path / 'index').iterdir()
+    index.write_bytes(content)
+    check(load(config), 'train')
+    assert index.stat().st_size > 1000
+
+
+@pytest.mark.parametrize('layout', [kaggle, flat_with_devkit], ids=lambda layout: layout.__name__)
+def test_a_damaged_list_of_classes_is_an_error(config, tmp_path, monkeypatch, layout):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    layout(tmp_path / 'copy')
+    name = 'LOC_val_solution.csv' if layout is kaggle else 'ILSVRC2012_devkit_t12.tar.gz'
+    file = tmp_path / 'copy' / name
+    file.write_bytes(file.read_bytes()[:-60])
+    with pytest.raises(UserError, match=rf'{name} is damaged|no class is known'):
+        load(config, 'validation')
+
+
+def test_a_damaged_meta_mat_ends_no_process(config, tmp_path, monkeypatch):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    flat_with_unpacked_devkit(tmp_path / 'copy')
+    meta = tmp_path / 'copy' / 'ILSVRC2012_devkit_t12' / 'data' / 'meta.mat'
+    data = meta.read_bytes()
+    for place in (200, 300, 1000):
+        meta.write_bytes(data[:place] + b'\xff' * 8 + data[place + 8 :])
+        with pytest.raises(UserError, match='ILSVRC2012_devkit_t12 is damaged'):
+            load(config, 'validation')

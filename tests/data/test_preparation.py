@@ -13,7 +13,7 @@ from helpers import default_config, start
 from small_imagenet import CLASS, SPLITS, TRAIN, check, jpeg, kaggle, two_tars, write
 
 from xception_flax.base.errors import UserError
-from xception_flax.data import preparation, sources
+from xception_flax.data import array_records, preparation, sources
 from xception_flax.data.imagenet_sets import imagenet_classes
 
 PREPARE = ('-m', 'xception_flax.prepare')
@@ -114,7 +114,7 @@ def test_other_parquet_files_keep_their_classes(tmp_path):
     assert preparation.title(splits, tmp_path / 'pets') == 'pets'
 
 
-def many(root, count=6 * preparation.SHARD):
+def many(root, count=6 * array_records.SHARD):
     """Folders of many links to one image."""
     write(root, {'image.jpg': jpeg(0)})
     for name in ('a', 'b'):
@@ -125,7 +125,7 @@ def many(root, count=6 * preparation.SHARD):
 
 
 def test_a_killed_preparation_continues_and_writes_the_same(tmp_path, program):
-    images, target = many(tmp_path / 'many'), tmp_path / 'out' / 'images' / preparation.VERSION
+    images, target = many(tmp_path / 'many'), tmp_path / 'out' / 'images' / array_records.VERSION
     process = start(*PREPARE, str(images), str(tmp_path / 'out'))
     second = target / 'images-train.array_record-00001-of-00006'
     while not second.exists():
@@ -138,9 +138,9 @@ def test_a_killed_preparation_continues_and_writes_the_same(tmp_path, program):
     program(*PREPARE, str(images), str(tmp_path / 'out'))
     program(*PREPARE, str(images), str(tmp_path / 'again'))
     files = sorted(path.name for path in target.iterdir() if not path.name.startswith('.'))
-    assert len(files) == 6 + 4
+    assert len(files) == 6 + 4  # and the note, features.json, dataset_info.json, label names
     for file in files:
-        other = tmp_path / 'again' / 'images' / preparation.VERSION / file
+        other = tmp_path / 'again' / 'images' / array_records.VERSION / file
         assert (target / file).read_bytes() == other.read_bytes(), file
     assert all(path.stat().st_mtime_ns == time for path, time in done.items())
 
@@ -153,7 +153,7 @@ def test_what_cannot_be_prepared_is_an_error(tmp_path, program):
     assert 'holds train of other images; give another folder' in program(*args, status=1)
     (tmp_path / 'empty').mkdir()
     args = (*PREPARE, str(tmp_path / 'empty'), str(tmp_path / 'out'))
-    assert 'has no folders of images, and no Parquet files' in program(*args, status=1)
+    assert 'has no folders of images, no Parquet files and no ImageNet' in program(*args, status=1)
     write(tmp_path / 'broken', {'train-00000-of-00001.parquet': b'PAR1'})
     config = default_config(dataset__data_dir=str(tmp_path / 'broken'))
     with pytest.raises(UserError, match=r'train-00000-of-00001.parquet is damaged'):

@@ -105,6 +105,7 @@ class Batches(Iterator[Batch]):
     def close(self) -> None:
         """Ends what makes batches, and frees those that nobody took."""
         self._batches.close()
+        self._batches = iter(())
         gc.collect()  # Grain's last ones, in shared memory, hang in a cycle with a StopIteration
 
 
@@ -175,8 +176,7 @@ class _Evaluation(grain.transforms.Map):
         found = None if padding else self.reader.read(element, unreadable)
         if found is None:
             crops = np.zeros((config.crops, config.image_size, config.image_size, 3), np.uint8)
-            # A label of the right shape.
-            label = np.zeros_like(self.reader.source[0]['label'], np.int32)
+            label = self.reader.blank_label
             mask = 0 if padding else -1
         else:
             image, record = found

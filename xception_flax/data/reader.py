@@ -1,5 +1,8 @@
 """Reads the images of a source, and counts those that cannot be read."""
 
+import contextlib
+import functools
+
 import numpy as np
 from absl import logging
 
@@ -39,6 +42,14 @@ class Reader:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @functools.cached_property
+    def blank_label(self) -> np.ndarray:
+        """A label of zeros in the shape of the source's."""
+        for index in range(len(self)):
+            with contextlib.suppress(OSError):
+                return np.zeros_like(self.source[index]['label'], np.int32)
+        raise UserError(f'none of the {len(self)} images can be read')
 
     @property
     def allowed(self) -> float:

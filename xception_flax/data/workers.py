@@ -31,11 +31,28 @@ def number(config: ConfigDict, examples: int) -> int:
 
 
 def spread(batches: grain.IterDataset, count: int) -> grain.IterDataset:
-    """Has `count` processes make the batches, in turns; they come in shared memory."""
+    """Has `count` processes make the batches, in turns; they come in shared memory.
+
+    Raises:
+      UserError: this program cannot be started again, as each of them does.
+    """
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain hands its own on; a notebook has parsed none
+    # A process that dies before it has read what it is to do would stop this one for ever.
+    first = multiprocessing.get_context('spawn').Process(target=_nothing)
+    first.start()
+    first.join()
+    if first.exitcode:
+        raise UserError(
+            'no process could be started to load images: keep the script in a file, and what it '
+            "does under `if __name__ == '__main__':`; or set config.loader_processes=0"
+        )
     options = grain.MultiprocessingOptions(num_workers=count, per_worker_buffer_size=1)
     return batches.mp_prefetch(options, worker_init_fn=_begin)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _begin(index: int, count: int) -> None:

@@ -47,6 +47,7 @@ RANGES: dict[str, tuple[float, float]] = {
     'dataset.confidence': (0, 1),
     'dataset.eval_fraction': (0, 0.9),
     'loader_threads': (1, 1024),
+    'loader_processes': (0, 512),
     'max_unreadable': (0, 1),
     'max_megapixels': (1e-3, 178),  # Pillow refuses more
     'augment.pad': (0, 2**12),

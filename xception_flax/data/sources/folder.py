@@ -14,6 +14,7 @@ from xception_flax.data.decoding import SUFFIXES
 from xception_flax.data.sources import label_files
 from xception_flax.data.sources.base import Record, Source
 
+SPLITS = ('train', 'training', 'val', 'valid', 'validation', 'test', 'testing', 'eval')
 # Folders that systems put beside images; names that begin with a dot are hidden ones.
 SYSTEM_FOLDERS = ('__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information')
 
@@ -78,28 +79,33 @@ def existing(config: ConfigDict) -> pathlib.Path:
 
 
 def splits(root: pathlib.Path) -> dict[str, FolderSource]:
-    """The class folders in each folder of `root`; or all as 'train', if those hold the images.
+    """The class folders in `root`, as 'train'; or in each of its folders with the name of a split.
+
+    All splits have the same classes, also those of which they have no image.
 
     Raises:
       UserError: there is no class folder with an image in it.
     """
     found = _folders(root)
-    if any(entry.name.lower().endswith(SUFFIXES) for f in found for entry in os.scandir(root / f)):
-        return {'train': _class_folders(root)}
-    return {name: _class_folders(root / name) for name in found}
+    of_splits = [name for name in found if name.lower() in SPLITS]
+    if not of_splits:
+        return {'train': _class_folders(root)} if found else {}
+    classes = sorted({name for split in of_splits for name in _folders(root / split)})
+    return {split: _class_folders(root / split, classes) for split in of_splits}
 
 
-def _class_folders(root: pathlib.Path) -> FolderSource:
-    """The images of all class folders, sorted by class and path."""
-    classes = _folders(root)
-    if not classes:
+def _class_folders(root: pathlib.Path, known: Sequence[str] = ()) -> FolderSource:
+    """The images of all class folders, sorted by class and path; of `known` classes, if given."""
+    there = _folders(root)
+    classes = known or there
+    if not there:
         raise UserError(f'{root} has no class folders: images are expected as {root}/CLASS/*')
     files: list[str] = []
     labels: list[int] = []
     left_out: list[str] = []
     for label, name in enumerate(classes):
-        found = images(root, name, left_out)
-        if not found:
+        found = images(root, name, left_out) if name in there else []
+        if not found and not known:
             raise UserError(
                 f'{_printable(str(root / name))} has no images ({", ".join(SUFFIXES)}); add some, '
                 'or remove the folder'
@@ -178,6 +184,17 @@ def images(root: pathlib.Path, folder: str, left_out: list[str]) -> list[str]:
     return sorted(_walk(root, folder, left_out))
 
 
+def images_of_classes(root: pathlib.Path, left_out: list[str]) -> list[str]:
+    """Paths of the images in `root`, and in its folders and links to folders."""
+    skipped: list[str] = []
+    found = images(root, '.', skipped)
+    links = [name for name in skipped if '/' not in name and (root / name).is_dir()]
+    left_out += set(skipped) - set(links)
+    for name in links:
+        found += images(root, name, left_out)
+    return found
+
+
 def _walk(root: pathlib.Path, folder: str, left_out: list[str]) -> Iterator[str]:
     """The images in a folder and its folders; hidden and other files are added to `left_out`."""
     for entry in os.scandir(root / folder):
@@ -185,10 +202,15 @@ def _walk(root: pathlib.Path, folder: str, left_out: list[str]) -> Iterator[str]
         if entry.is_dir(follow_symlinks=False):  # a link might lead back
             if _is_shown(entry.name):
                 yield from _walk(root, path, left_out)
-        elif _is_shown(entry.name) and entry.name.lower().endswith(SUFFIXES):
+        elif _is_shown(entry.name) and _is_image(entry):
             yield path
         else:
             left_out.append(path)
+
+
+def _is_image(entry: os.DirEntry) -> bool:
+    """Whether it is a file or a link with the name of an image; a pipe is not."""
+    return entry.name.lower().endswith(SUFFIXES) and (entry.is_file() or entry.is_symlink())
 
 
 def _folders(path: pathlib.Path) -> list[str]:

@@ -5,8 +5,10 @@ A row group is decompressed as a whole, so reading at random positions is slow:
 """
 
 import bisect
+import contextlib
 import itertools
 import json
+import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,29 +18,38 @@ import numpy as np
 from xception_flax.base.errors import UserError
 from xception_flax.data.sources.base import Record
 
+SHARD = re.compile(r'(.+?)-\d+-of-\d+$')  # train-00000-of-00294
+
 
 class ParquetSource:
-    """The rows of several files, one image and one class each."""
+    """The rows of several files, one image and one class each; -1 where a row has no class."""
 
     def __init__(self, paths: Sequence[str]):
         """Opens the files.
 
         Raises:
-          UserError: a file is damaged, or has no column of images or of classes.
+          UserError: a file is damaged, or has not one column of images and one of classes.
         """
         self.paths = paths
-        self.image, self.label, names = _columns(paths[0])
+        with _errors(paths[0]):
+            self.image, self.label, self.class_names = _columns(paths[0])
         self._groups: list[tuple[int, int]] = []  # file and group, by number
-        lengths = []
+        lengths: list[int] = []
+        self.names: list[str] = []
+        labels: list[int] = []
         for number, path in enumerate(paths):
-            metadata = _open(path).metadata
-            self._groups += [(number, group) for group in range(metadata.num_row_groups)]
-            lengths += [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+            with _errors(path):
+                metadata = _open(path).metadata
+                groups = range(metadata.num_row_groups)
+                self._groups += [(number, group) for group in groups]
+                lengths += [metadata.row_group(group).num_rows for group in groups]
+                names, found = self._names_and_labels(path)
+            self.names += names
+            labels += found
+        self.labels = np.array(labels, np.int64)
         self._starts = [0, *itertools.accumulate(lengths)]
-        self._current: tuple[int, list[dict[str, Any]]] = -1, []
-        self.names, self.labels = self._names_and_labels()
-        self.class_names = names
-        self.num_classes = len(names) or int(self.labels.max(initial=-1)) + 1
+        self._current: tuple[int, list[dict[str, Any] | None]] = -1, []
+        self.num_classes = len(self.class_names) or int(self.labels.max(initial=-1)) + 1
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -47,38 +58,47 @@ class ParquetSource:
         group = bisect.bisect_right(self._starts, index) - 1
         if self._current[0] != group:
             file, number = self._groups[group]
-            table = _open(self.paths[file]).read_row_group(number, [self.image])
+            with _errors(self.paths[file]):
+                table = _open(self.paths[file]).read_row_group(number, [self.image])
             self._current = group, table.column(0).to_pylist()
-        data = self._current[1][index - self._starts[group]]['bytes']
-        if data is None:
-            raise OSError('the image lies outside the file')
-        return Record(image=data, label=int(self.labels[index]))
+        image = self._current[1][index - self._starts[group]]
+        if not image or image['bytes'] is None:
+            raise OSError('the file does not hold the image')
+        return Record(image=image['bytes'], label=int(self.labels[index]))
 
     def name(self, index: int) -> str:
         """The name of the image's own file, or its number."""
         return self.names[index] or f'{self.paths[0]}[{index}]'
 
-    def _names_and_labels(self) -> tuple[list[str], np.ndarray]:
-        names: list[str] = []
-        labels: list[int] = []
-        for path in self.paths:
-            table = _open(path).read([f'{self.image}.path', self.label])
-            names += (row.get('path') or '' for row in table.column(self.image).to_pylist())
-            found = table.column(self.label).to_pylist()
-            labels += (-1 if label is None else label for label in found)
-        return names, np.array(labels, np.int32)
+    def _names_and_labels(self, path: str) -> tuple[list[str], list[int]]:
+        file = _open(path)
+        has_names = file.schema_arrow.field(self.image).type.get_field_index('path') >= 0
+        columns = [f'{self.image}.path'] * has_names + [self.label]
+        table = file.read(columns)
+        labels = [-1 if label is None else label for label in table.column(self.label).to_pylist()]
+        if not has_names:
+            return [''] * len(labels), labels
+        rows = table.column(self.image).to_pylist()
+        return [(row or {}).get('path') or '' for row in rows], labels
+
+
+@contextlib.contextmanager
+def _errors(path: str) -> Iterator[None]:
+    """Turns what a damaged or unlike file raises into an error for people."""
+    try:
+        yield
+    except (UserError, ModuleNotFoundError):
+        raise
+    except Exception as error:  # of many kinds
+        raise UserError(f'{path} is damaged, or unlike the others: {error}') from error
 
 
 def _open(path: str) -> Any:
     try:
-        import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError:
         raise UserError("Parquet files need pyarrow: pip install -e '.[parquet]'") from None
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f'{path} is damaged, or no Parquet file: {error}') from error
+    return pyarrow.parquet.ParquetFile(path)
 
 
 def _columns(path: str) -> tuple[str, str, list[str]]:
@@ -87,26 +107,43 @@ def _columns(path: str) -> tuple[str, str, list[str]]:
     described = json.loads((schema.metadata or {}).get(b'huggingface', b'{}'))
     features = described.get('info', {}).get('features', {})
     images = [field.name for field in schema if _is_image(field.type)]
-    classes = [
-        name
-        for name, feature in features.items()
-        if isinstance(feature, dict) and feature.get('_type') == 'ClassLabel'
-    ]
-    classes += [field.name for field in schema if re.fullmatch('int(8|16|32|64)', str(field.type))]
-    if not images or not classes:
-        raise UserError(
-            f'{path} has no column of images (struct of bytes and path) and of classes (integers), '
-            f'but {schema.names}'
-        )
-    return images[0], classes[0], list(features.get(classes[0], {}).get('names', ()))
+    integers = [f.name for f in schema if re.fullmatch('u?int(8|16|32|64)', str(f.type))]
+    classes = [name for name in integers if features.get(name, {}).get('_type') == 'ClassLabel']
+    image = _one(path, 'images (a struct with bytes)', images, 'image', schema.names)
+    label = _one(path, 'classes (integers)', classes or integers, 'label', schema.names)
+    return image, label, list(features.get(label, {}).get('names', ()))
+
+
+def _one(path: str, what: str, found: list[str], usual: str, columns: list[str]) -> str:
+    if usual in found:
+        return usual
+    if len(found) != 1:
+        several = f'several columns of {what}: {found}' if found else f'no column of {what}'
+        raise UserError(f'{path} has {several}; it has {columns}')
+    return found[0]
 
 
 def _is_image(kind: Any) -> bool:
     return str(kind).startswith('struct') and kind.get_field_index('bytes') >= 0
 
 
-def by_split(names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Parquet files by the split that their names tell, such as train-00000-of-00294.parquet."""
-    split = {name: re.split(r'[-_.]\d', name.rpartition('/')[2])[0] for name in names}
-    for one in dict.fromkeys(split.values()):
-        yield one.removesuffix('.parquet'), sorted(n for n in names if split[n] == one)
+def by_split(paths: Sequence[pathlib.Path]) -> dict[str, list[str]]:
+    """Parquet files by their split: train-00000-of-00294.parquet, or train/0000.parquet.
+
+    Raises:
+      UserError: the files of a split lie in several folders, as those of several data sets do.
+    """
+    found: dict[str, dict[pathlib.Path, list[pathlib.Path]]] = {}
+    for path in paths:
+        shard = SHARD.match(path.stem)
+        split, folder = (shard[1] if shard else path.stem), path.parent
+        if path.stem.isdigit():
+            split, folder = path.parent.name, path.parent.parent
+        found.setdefault(split, {}).setdefault(folder, []).append(path)
+    for split, folders in found.items():
+        if len(folders) > 1:
+            raise UserError(
+                f'there are Parquet files of {split} in {len(folders)} folders; give one of them: '
+                f'{", ".join(sorted(map(str, folders)))}'
+            )
+    return {s: sorted(str(p) for group in f.values() for p in group) for s, f in found.items()}

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from xception_flax.base.errors import UserError
 from xception_flax.data.imagenet_sets import imagenet_classes
 from xception_flax.data.sources import folder
-from xception_flax.data.sources.base import Record, Source
+from xception_flax.data.sources.base import Record
 from xception_flax.data.sources.imagenet import index, labels, layouts
 from xception_flax.data.sources.imagenet.containers import Parts
 from xception_flax.data.sources.parquet import ParquetSource
@@ -47,7 +47,7 @@ class IndexedSource:
         return f'{self.parts.paths[self.index.files[number]]}/{name}'
 
 
-def load(config: ConfigDict, split: str) -> Source:
+def load(config: ConfigDict, split: str) -> 'folder.FolderSource | IndexedSource':
     """Opens 'train' or 'validation' of the copy in `config.dataset.data_dir`.
 
     It may be: the two official tars; `train/CLASS/*.JPEG` and `val/`, flat or with folders of
@@ -64,7 +64,7 @@ def load(config: ConfigDict, split: str) -> Source:
         raise UserError(f'ImageNet has no split {split!r} with labels; choose from {[*EXAMPLES]}')
     layout = layouts.find(data_dir, split)
     if layout.kind is None:
-        source: Source = _from_folder(layout.folder, data_dir)
+        source: folder.FolderSource | IndexedSource = _from_folder(layout.folder)
     else:
         place = pathlib.Path(config.dataset.index or index.cache()).expanduser()
         found = index.kept(
@@ -83,19 +83,28 @@ def load(config: ConfigDict, split: str) -> Source:
 def _from_index(found: index.Index, parts: Parts, place: pathlib.Path) -> IndexedSource:
     if found.left_out:
         logging.warning(
-            '%s: %s files are left out, which are hidden or there twice', place, found.left_out
+            '%s: %s files are left out, which are hidden, no images or there twice',
+            place,
+            found.left_out,
         )
     numbers = _labels(found.names, found.wnids, found.labels, place)
     return IndexedSource(found, numbers, parts, list(imagenet_classes()))
 
 
-def _from_folder(root: pathlib.Path, data_dir: pathlib.Path) -> folder.FolderSource:
+def _from_folder(root: pathlib.Path) -> folder.FolderSource:
     left_out: list[str] = []
-    named = sorted((*index.official(file), file) for file in folder.images(root, '.', left_out))
+    named: dict[str, tuple[str, str]] = {}
+    for file in sorted(folder.images_of_classes(root, left_out)):
+        name, wnid = index.official(file)
+        if name in named:  # a flat folder with folders of classes in it has images twice
+            left_out.append(file)
+        else:
+            named[name] = wnid, file
     folder.say_left_out(root, left_out)
     if not named:
         raise UserError(f'{root} has no images')
-    names, wnids, files = zip(*named, strict=True)
+    names = sorted(named)
+    wnids, files = zip(*(named[name] for name in names), strict=True)
     numbers = _labels(_encoded(names), np.array(wnids, bytes), np.full(len(names), -1), root)
     return folder.FolderSource(root, files, numbers.tolist(), list(imagenet_classes()))
 
@@ -103,7 +112,7 @@ def _from_folder(root: pathlib.Path, data_dir: pathlib.Path) -> folder.FolderSou
 def from_parquet(paths: Sequence[str]) -> ParquetSource:
     """Opens Parquet files; if all images have ImageNet's names, with its classes."""
     source = ParquetSource(paths)
-    if all(map(index.is_official, source.names)):
+    if len(source) and all(map(index.is_official, source.names)):
         names, wnids = zip(*map(index.official, source.names), strict=True)
         place = pathlib.Path(paths[0]).parent
         numbers = _labels(_encoded(names), np.array(wnids, bytes), source.labels, place)
@@ -146,6 +155,7 @@ def _labels(
         for number in missing.tolist():
             wnid = listed.get(names[number].decode(errors='replace'), '').encode()
             if wnid not in numbers:
-                raise UserError(f'{place}: no class is known for {names[number].decode()}')
+                name = names[number].decode(errors='replace')
+                raise UserError(f'{place}: no class is known for {name}')
             found[number] = numbers[wnid]
     return found

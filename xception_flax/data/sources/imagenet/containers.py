@@ -14,15 +14,18 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from xception_flax.base.errors import UserError
+from xception_flax.base.files import allow_open
 from xception_flax.data.decoding import SUFFIXES
 
 BLOCK = 512  # of a tar
+PADDING = 2**20  # bytes of zeros at the end of a tar, at most
 CHUNK = 4096  # bytes to read where a few are wanted
 RECORDS = 64  # of an ArrayRecord to read at once
 # Features of an Example: of TFDS, and of TF-slim, which counts classes from 1.
 IMAGES = ('image', 'image/encoded')
 NAMES = ('file_name', 'image/filename')
 LABELS = {'label': 0, 'image/class/label': 1}
+BYTES, INTEGERS = 1, 3  # kinds of a feature
 
 
 class Entry(NamedTuple):
@@ -31,7 +34,8 @@ class Entry(NamedTuple):
     Attributes:
       name: its own file's name.
       label: its class; -1 if the file does not tell.
-      offset: where its bytes begin; in an ArrayRecord the number of the record.
+      offset: where its bytes begin; in an ArrayRecord the number of the record; -1 for what is no
+        image and is left out.
       size: in bytes; 0 in an ArrayRecord.
     """
 
@@ -52,34 +56,46 @@ def scan_tar(path: str) -> Iterator[Entry]:
     """
     with open(path, 'rb', buffering=0) as file:
         members = _members(file, 0, os.path.getsize(path))
-        for _, sample in itertools.groupby(members, lambda member: _key(member.name)):
-            image, label = None, -1
+        for key, sample in itertools.groupby(members, lambda member: _key(member.name)):
+            images, labels = [], []
             for member in sample:
                 ending = member.name.rpartition('.')[2].lower()
-                if f'.{ending}' in SUFFIXES:
-                    image = member
-                elif ending in ('cls', 'json'):
+                if ending in ('cls', 'json') and member.isreg():
                     text = os.pread(file.fileno(), member.size, member.offset_data)
-                    label = _label(path, member.name, text)
-            if image:
-                yield Entry(image.name, label, image.offset_data, image.size)
+                    labels += _label(path, member.name, text)
+                else:
+                    images.append(member)
+            if len(set(labels)) > 1:
+                raise UserError(f'{path}: {key} has several classes: {labels}')
+            for member in images:
+                # In a sample with a class, the image is KEY.jpg, not KEY.mask.jpg.
+                of_sample = not labels or member.name[len(key) :].lower() in SUFFIXES
+                is_image = member.isreg() and member.name.lower().endswith(SUFFIXES)
+                if of_sample and is_image and not member.issparse():
+                    label = labels[0] if labels else -1
+                    yield Entry(member.name, label, member.offset_data, member.size)
+                else:
+                    yield Entry(member.name, -1, -1, 0)
 
 
 def _members(file: Any, start: int, end: int) -> Iterator[tarfile.TarInfo]:
-    """The files in the tar between two offsets, also those in tars in it."""
+    """What is in the tar between two offsets, and in the tars in it, without folders."""
     file.seek(start)
     try:
         tar = tarfile.TarFile(fileobj=file)
         for member in tar:
-            if member.isfile() and member.name.lower().endswith('.tar'):
+            if member.size < 0 or member.offset_data + member.size > end:
+                raise tarfile.ReadError(f'{member.name} has a size of {member.size:,}')
+            if member.isreg() and member.name.lower().endswith('.tar'):
                 yield from _members(file, member.offset_data, member.offset_data + member.size)
-            elif member.isfile():
+            elif not member.isdir():
                 yield member
-        last = os.pread(file.fileno(), BLOCK, tar.offset)
+        rest = os.pread(file.fileno(), PADDING + 1, tar.offset) if tar.offset < end else b''
     except tarfile.TarError as error:
         raise UserError(f'{file.name} is damaged, or no tar: {error}') from error
-    # The standard library takes a damaged header for the end.
-    if tar.offset >= end or len(last) < BLOCK or any(last):
+    # The standard library takes a damaged header for the end, and does not look behind it.
+    rest = rest[: end - tar.offset]
+    if len(rest) < BLOCK or len(rest) > PADDING or any(rest):
         raise UserError(f'{file.name} is damaged: byte {tar.offset:,} is no header of a file')
 
 
@@ -88,15 +104,19 @@ def _key(name: str) -> str:
     return folder + slash + base.partition('.')[0]
 
 
-def _label(path: str, name: str, text: bytes) -> int:
+def _label(path: str, name: str, text: bytes) -> list[int]:
+    """The class in a file of a sample; none in a JSON file without 'label'."""
     try:
         found = json.loads(text)
-    except ValueError:
-        found = None
-    label = found.get('label', -1) if isinstance(found, dict) else found
-    if not isinstance(label, int):
+    except (ValueError, RecursionError):
+        found = ''
+    if isinstance(found, dict):
+        if 'label' not in found:
+            return []
+        found = found['label']
+    if not isinstance(found, int) or isinstance(found, bool):
         raise UserError(f'{path}: {name} holds no number of a class: {text[:40]!r}')
-    return label
+    return [found]
 
 
 def scan_tfrecord(path: str) -> Iterator[Entry]:
@@ -142,22 +162,6 @@ def _open_array_record(path: str) -> Any:
         raise UserError(f'{path} is damaged, or no ArrayRecord: {error}') from error
 
 
-def allow_open(count: int) -> None:
-    """Lets the process have so many more files open, as far as the system allows it.
-
-    1,024 is a usual limit, and a usual number of shards.
-    """
-    try:
-        import resource  # not on Windows
-    except ModuleNotFoundError:
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY:
-        wanted = soft + count
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-
-
 class _File:
     """The bytes of a file, by slices; what follows a slice is kept for the next one."""
 
@@ -178,28 +182,34 @@ def _entry(path: str, parts: Any, start: int, end: int) -> Entry:
     """The image in the Example that lies there; offsets are those of `parts`."""
     name, label, image = '', -1, None
     try:
-        for feature, first, last in _features(parts, start, end):
-            if feature in NAMES:
-                name = parts[first:last].decode()
+        for feature, kind, first, last in _features(parts, start, end):
+            if feature in NAMES and kind == BYTES:
+                name = parts[first:last].decode(errors='surrogateescape')
             elif feature in LABELS:
+                if kind != INTEGERS:
+                    raise ValueError(f'{feature} is no integer')
                 label = _varint(parts, first)[0] - LABELS[feature]
-            elif feature in IMAGES:
+            elif feature in IMAGES and kind == BYTES:
                 image = first, last - first
     except (IndexError, ValueError) as error:
-        raise UserError(f'{path} is damaged: no Example at byte {start:,}') from error
+        raise UserError(f'{path} is damaged: no Example at byte {start:,} ({error})') from error
     if image is None:
-        raise UserError(f'{path} holds an Example without a feature of {IMAGES}')
+        raise UserError(f'{path} holds an Example without an image: no feature of {IMAGES}')
     return Entry(name, label, *image)
 
 
-def _features(parts: Any, start: int, end: int) -> Iterator[tuple[str, int, int]]:
-    """The features of an Example: name, and where the first value lies."""
+def _features(parts: Any, start: int, end: int) -> Iterator[tuple[str, int, int, int]]:
+    """The features of an Example that are not empty: name, kind, and where the first value lies."""
     for _, begin, stop in _fields(parts, start, end):  # features
         for _, *entry in _fields(parts, begin, stop):  # of the map from names to features
-            (_, *key), (_, *value) = _fields(parts, *entry)
-            (_, *values), *_ = _fields(parts, *value)  # a list of bytes, floats or integers
-            first = next(_fields(parts, *values), (0, values[1], values[1]))
-            yield parts[slice(*key)].decode(), *first[1:]
+            found = {number: place for number, *place in _fields(parts, *entry)}
+            if 1 not in found or 2 not in found:
+                continue
+            for kind, *values in _fields(parts, *found[2]):  # a list of one kind
+                first = next(_fields(parts, *values), None)
+                # Integers may be packed, into a list that may be empty.
+                if first is not None and (kind == BYTES or first[1] < first[2]):
+                    yield parts[slice(*found[1])].decode(), kind, *first[1:]
 
 
 def _fields(parts: Any, start: int, end: int) -> Iterator[tuple[int, int, int]]:
@@ -227,7 +237,7 @@ def _varint(parts: Any, start: int) -> tuple[int, int]:
         start += 1
         value |= (byte & 127) << shift
         if byte < 128:
-            return value, start
+            return value - 2**64 * (value >= 2**63), start
         shift += 7
     raise ValueError('no number')
 

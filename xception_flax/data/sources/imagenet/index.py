@@ -1,21 +1,23 @@
 """Where the images of a split lie in its files: found once, and kept."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import pathlib
 import re
-import zipfile
-from collections.abc import Callable, Iterable, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from absl import logging
 from tqdm import tqdm
 
 from xception_flax.base.errors import UserError
+from xception_flax.data.sources.folder import SYSTEM_FOLDERS
 from xception_flax.data.sources.imagenet.containers import Entry
 
-VERSION = 1  # of the kept file
+VERSION = 2  # of the kept file
 # ImageNet's own names, to which some copies add the class.
 OFFICIAL = re.compile(r'(n\d{8}_\d+|ILSVRC2012_val_\d{8})(?:_(n\d{8}))?$')
 
@@ -31,7 +33,7 @@ class Index:
       files: `[N]` int32: numbers of files.
       offsets: `[N]` int64: where the bytes of an image begin (`containers.Entry`).
       sizes: `[N]` int64: in bytes.
-      left_out: number of hidden files, and of those whose name is there already.
+      left_out: number of files that are hidden, no images, or there twice.
     """
 
     names: np.ndarray
@@ -90,12 +92,14 @@ def make(
     bar = tqdm(total=expected, desc=title, unit='image', disable=None, dynamic_ncols=True)
     with bar:
         for number, path in enumerate(paths):
-            for entry in scan(path):
+            for entry in _checked(path, scan):
                 bar.update()
-                if entry.name.rpartition('/')[2].startswith('.'):
+                if entry.offset < 0 or _is_hidden(entry.name):
                     hidden += 1
                     continue
                 name, wnid = official(entry.name)
+                if entry.name and not is_official(entry.name):  # a name of this file only
+                    name = f'{path.rpartition("/")[2]}/{name}'
                 rows.append((name.encode(errors='surrogateescape'), wnid, number, *entry[1:]))
     rows.sort(key=lambda row: (row[0], row[2], row[4]))  # without names in the order of the files
     twice = {i for i in range(1, len(rows)) if rows[i][0] and rows[i][0] == rows[i - 1][0]}
@@ -111,6 +115,22 @@ def make(
         np.array(sizes, np.int64),
         np.array(hidden + len(twice)),
     )
+
+
+def _checked(path: str, scan: Callable[[str], Iterable[Entry]]) -> Iterator[Entry]:
+    """The images in a file; what a damaged one may raise is an error for people."""
+    try:
+        for entry in scan(path):
+            if not -1 <= entry.label < 2**31:
+                raise ValueError(f'{entry.name} has the class {entry.label}')
+            yield entry
+    except (ValueError, OverflowError, RecursionError, MemoryError, EOFError) as error:
+        raise UserError(f'{path} is damaged: {type(error).__name__}: {error}') from error
+
+
+def _is_hidden(name: str) -> bool:
+    folders = name.split('/')
+    return any((part[:1] == '.' and part != '.') or part in SYSTEM_FOLDERS for part in folders)
 
 
 def kept(
@@ -136,16 +156,19 @@ def kept(
         logging.warning('%s has changed, and is looked through again', title)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except Exception:  # of many kinds, where bytes are damaged
         logging.warning('%s is damaged, and made again', file)
     made = make(paths, scan, title, expected)
-    partial = file.with_name(f'{file.stem}.{os.getpid()}.partial')
+    partial = file.with_name(f'{file.stem}.{uuid.uuid4().hex}.partial')  # other hosts make it, too
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with partial.open('wb') as target:
             np.savez(target, seen=seen, **vars(made))
+            os.fsync(target.fileno())
         partial.replace(file)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise UserError(
             f'the index of {title} cannot be kept in {folder}: {error}; '
             'give a folder as config.dataset.index'

@@ -1,9 +1,13 @@
 """The classes of ImageNet's validation images, whose names do not tell them."""
 
 import csv
+import gzip
 import importlib.util
 import io
+import json
 import pathlib
+import subprocess
+import sys
 import tarfile
 
 from xception_flax.base.errors import UserError
@@ -12,17 +16,29 @@ DEVKIT = 'ILSVRC2012_devkit_t12'
 KAGGLE = 'LOC_val_solution.csv'
 TRUTH = 'data/ILSVRC2012_validation_ground_truth.txt'  # in the development kit, like:
 META = 'data/meta.mat'
+# Prints the WordNet ids by the kit's numbers; SciPy comes with scikit-learn.
+READ_META = """
+import io, json, sys
+from scipy.io import loadmat
+synsets = loadmat(io.BytesIO(sys.stdin.buffer.read()), squeeze_me=True)['synsets']
+print(json.dumps({int(one['ILSVRC2012_ID']): str(one['WNID']) for one in synsets}))
+"""
 
 
 def of_validation(folder: pathlib.Path) -> dict[str, str]:
     """The WordNet ids of the classes, by the images' names.
 
-    They are read from Kaggle's table or the development kit, in `folder` or above it (four
-    levels, as Kaggle has it), or else from the list that comes with TFDS.
+    They are those of TFDS's list, or without TFDS of Kaggle's table or the development kit, in
+    `folder` or above it (four levels, as Kaggle has it).
 
     Raises:
       UserError: there is none of them, or it is damaged.
     """
+    tfds = importlib.util.find_spec('tensorflow_datasets')
+    if tfds and tfds.origin:
+        file = pathlib.Path(tfds.origin).parent / 'datasets/imagenet2012/validation_labels.txt'
+        if file.exists():
+            return _numbered(file.read_text('utf-8').split())
     folder = folder.absolute()
     for place in (folder, *folder.parents[:4]):
         for name, read in (
@@ -33,13 +49,8 @@ def of_validation(folder: pathlib.Path) -> dict[str, str]:
             if (place / name).exists():
                 try:
                     return read(place / name)
-                except (OSError, ValueError, KeyError, IndexError, tarfile.TarError) as error:
+                except Exception as error:  # of many kinds, where bytes are damaged
                     raise UserError(f'{place / name} is damaged: {error}') from error
-    tfds = importlib.util.find_spec('tensorflow_datasets')
-    if tfds and tfds.origin:
-        file = pathlib.Path(tfds.origin).parent / 'datasets/imagenet2012/validation_labels.txt'
-        if file.exists():
-            return _numbered(file.read_text('utf-8').split())
     raise UserError(
         f'the classes of the validation images are missing: put {KAGGLE} or {DEVKIT}.tar.gz into '
         f'{folder}'
@@ -58,7 +69,8 @@ def _kaggle(path: pathlib.Path) -> dict[str, str]:
 
 
 def _packed_devkit(path: pathlib.Path) -> dict[str, str]:
-    with tarfile.open(path) as tar:
+    packed = gzip.decompress(path.read_bytes())  # as a whole, which its checksum covers
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         return _from_devkit(*(_member(tar, f'{DEVKIT}/{name}') for name in (TRUTH, META)))
 
 
@@ -75,8 +87,9 @@ def _devkit(path: pathlib.Path) -> dict[str, str]:
 
 def _from_devkit(truth: bytes, meta: bytes) -> dict[str, str]:
     """The kit counts classes from 1 in an order of its own; `meta.mat` has their WordNet ids."""
-    from scipy import io as scipy_io  # slow to import; scikit-learn brings it
-
-    synsets = scipy_io.loadmat(io.BytesIO(meta), squeeze_me=True)['synsets']
-    wnids = {int(one['ILSVRC2012_ID']): str(one['WNID']) for one in synsets}
-    return _numbered([wnids[number] for number in map(int, truth.split())])
+    # A damaged file may end the process that reads it.
+    ids = subprocess.run([sys.executable, '-c', READ_META], input=meta, capture_output=True)
+    if ids.returncode:
+        raise ValueError(f'{META} cannot be read')
+    wnids = json.loads(ids.stdout)
+    return _numbered([wnids[str(int(number))] for number in truth.split()])

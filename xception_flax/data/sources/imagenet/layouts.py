@@ -7,10 +7,17 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from xception_flax.base.errors import UserError
+from xception_flax.data.decoding import SUFFIXES
 from xception_flax.data.sources.imagenet import containers
 
 # Folders below the one that is given: Kaggle's, TFDS's, the hub's.
-BELOW = ('ILSVRC/Data/CLS-LOC', '[0-9]*.[0-9]*.[0-9]*', 'imagenet*/[0-9]*', 'data')
+BELOW = (
+    'ILSVRC/Data/CLS-LOC',
+    '[0-9]*.[0-9]*.[0-9]*',
+    'imagenet2012/[0-9]*',
+    'imagenet/[0-9]*',
+    'data',
+)
 TARS = {'train': 'ILSVRC2012_img_train.tar', 'validation': 'ILSVRC2012_img_val.tar'}
 FOLDERS = {'train': ('train',), 'validation': ('val', 'validation')}
 SPLIT = re.compile(r'(?<![a-z])(train|validation|val)(?![a-z])')
@@ -43,14 +50,14 @@ TAR = Kind('tar', lambda name: name.endswith('.tar'), containers.scan_tar)
 KINDS = (
     Kind(
         'ArrayRecord',
-        lambda name: 'array_record' in name or 'arrayrecord' in name,
+        lambda name: bool(re.search(r'array_?record(-\d+-of-\d+)?$', name)),
         containers.scan_array_record,
         containers.Records,
     ),
     TAR,
     Kind(
         'TFRecord',
-        lambda name: 'tfrecord' in name or bool(re.search(r'\d-of-\d+$', name)),
+        lambda name: bool(re.search(r'(tfrecords?|\d-of-\d+)$', name)),
         containers.scan_tfrecord,
     ),
 )
@@ -99,13 +106,19 @@ def _places(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _inside(folder: pathlib.Path, split: str) -> Layout | None:
     """The layout of a split that has its own folder."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith('.')]
+    with os.scandir(folder) as found:
+        entries = [entry for entry in found if not entry.name.startswith('.')]
+    images = [e.name for e in entries if e.is_dir() or e.name.lower().endswith(SUFFIXES)]
     for kind in KINDS:
-        chosen = sorted(name for name in names if kind.fits(name.lower()))
+        chosen = sorted(e.name for e in entries if kind.fits(e.name.lower()) and e.is_file())
+        if chosen and images:
+            raise UserError(
+                f'{folder} has files of the kind {kind.title}, such as {chosen[0]}, beside '
+                f'{min(images)}: which is it? Move one of them away'
+            )
         if chosen:
-            return Layout(kind, folder, _complete(folder, chosen))
-    return Layout(None, folder) if names else None
+            return Layout(kind, folder, complete(folder, chosen))
+    return Layout(None, folder) if images else None
 
 
 def _files(folder: pathlib.Path, split: str) -> Layout | None:
@@ -118,7 +131,18 @@ def _files(folder: pathlib.Path, split: str) -> Layout | None:
     for kind in KINDS:
         chosen = sorted(name for name in of_split if kind.fits(name.lower()))
         if chosen:
-            return Layout(kind, folder, _complete(folder, chosen))
+            sets = {SPLIT.split(name.lower())[0] for name in chosen}
+            if len(sets) > 1:
+                raise UserError(
+                    f'{folder} has files of several data sets: {", ".join(sorted(sets))} ...'
+                )
+            return Layout(kind, folder, complete(folder, chosen))
+    packed = [name for name in of_split if name.lower().endswith(('.tar.gz', '.tgz', '.tar.zst'))]
+    if packed:
+        raise UserError(
+            f'{folder / packed[0]} is compressed, so that nothing in it can be read at random '
+            'positions: unpack it'
+        )
     if any(name.endswith('.parquet') for name in of_split):
         raise UserError(
             f'{folder} has Parquet files, which are not read at random positions; '
@@ -133,8 +157,12 @@ def _split(name: str) -> str:
     return {'val': 'validation'}.get(found[1], found[1]) if found else ''
 
 
-def _complete(folder: pathlib.Path, names: list[str]) -> tuple[str, ...]:
-    """The paths of files that count their shards, if none is missing."""
+def complete(folder: pathlib.Path, names: list[str]) -> tuple[str, ...]:
+    """The paths of files that count their shards.
+
+    Raises:
+      UserError: one is missing.
+    """
     shards = [found for name in names if (found := SHARD.search(name))]
     totals = {int(found[2]) for found in shards}
     if len(totals) > 1:

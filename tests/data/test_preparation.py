@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 from helpers import default_config, start
-from small_imagenet import CLASS, SPLITS, TRAIN, check, jpeg, kaggle, two_tars, write
+from small_imagenet import CLASS, SPLITS, TRAIN, check, jpeg, kaggle, tar_of, two_tars, write
 
 from xception_flax.base.errors import UserError
 from xception_flax.data import array_records, preparation, sources
@@ -157,4 +157,209 @@ def test_what_cannot_be_prepared_is_an_error(tmp_path, program):
     write(tmp_path / 'broken', {'train-00000-of-00001.parquet': b'PAR1'})
     config = default_config(dataset__data_dir=str(tmp_path / 'broken'))
     with pytest.raises(UserError, match=r'train-00000-of-00001.parquet is damaged'):
+        preparation.open_splits(config)
+
+
+def prepared(root, target, **settings):
+    config = default_config(dataset__data_dir=str(root), **settings)
+    splits = preparation.open_splits(config)
+    return array_records.write(splits, target, preparation.title(splits, root))
+
+
+def labels_of(target, split='train'):
+    """Names of the classes by the images' names, as TFDS reads them."""
+    builder = tfds.builder_from_directory(target)
+    names = builder.info.features['label'].names
+    decoders = {'image': tfds.decode.SkipDecoding()}
+    found = builder.as_data_source(split, decoders=decoders)
+    return {one['file_name'].decode(): names[one['label']] for one in found}
+
+
+def test_all_splits_have_one_list_of_classes(tmp_path):
+    files = [f'train/{name}/{name}{i}.jpg' for name in 'abc' for i in (1, 2)]
+    files += ['val/a/a3.jpg', 'val/c/c3.jpg', 'train/preview.png']  # no b, and a stray image
+    write(tmp_path / 'set', {file: jpeg(0) for file in files})
+    prepared(tmp_path / 'set', tmp_path / 'out')
+    assert labels_of(tmp_path / 'out', 'val') == {'a3.jpg': 'a', 'c3.jpg': 'c'}
+    assert labels_of(tmp_path / 'out')['b1.jpg'] == 'b'
+
+
+def test_folders_of_classes_without_splits_are_one(tmp_path):
+    write(tmp_path / 'set', {'rose/2020/r.jpg': jpeg(0), 'tulip/2020/t.jpg': jpeg(1)})
+    prepared(tmp_path / 'set', tmp_path / 'out')
+    assert labels_of(tmp_path / 'out') == {'r.jpg': 'rose', 't.jpg': 'tulip'}
+
+
+def rename(root):
+    (root / 'train' / 'a').rename(root / 'train' / 'z')
+
+
+def move(root):
+    (root / 'train' / 'a' / '1.jpg').rename(root / 'train' / 'b' / '1.jpg')
+
+
+def replace(root):
+    (root / 'train' / 'a' / '1.jpg').write_bytes(jpeg(9))
+
+
+def remove_a_split(root):
+    (root / 'val').rename(root.parent / 'val')
+
+
+@pytest.mark.parametrize('change', [rename, move, replace, remove_a_split])
+def test_what_is_there_is_of_the_same_images_or_an_error(tmp_path, change):
+    files = ('train/a/1.jpg', 'train/a/2.jpg', 'train/b/3.jpg', 'val/a/4.jpg', 'val/b/5.jpg')
+    write(tmp_path / 'set', {file: jpeg(0) for file in files})
+    prepared(tmp_path / 'set', tmp_path / 'out')
+    prepared(tmp_path / 'set', tmp_path / 'out')
+    change(tmp_path / 'set')
+    with pytest.raises(UserError, match=r'holds train of other images|holds val, too'):
+        prepared(tmp_path / 'set', tmp_path / 'out')
+
+
+def test_a_file_that_was_damaged_meanwhile_is_written_again(tmp_path):
+    two_tars(tmp_path / 'copy')
+    index = {'dataset__index': str(tmp_path / 'index')}
+    prepared(tmp_path / 'copy', tmp_path / 'out', **index)
+    (file,) = (tmp_path / 'out').glob('*-train*')
+    whole = file.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b'', whole[:500] + b'\1' + whole[501:]):
+        file.write_bytes(damaged)
+        prepared(tmp_path / 'copy', tmp_path / 'out', **index)
+        assert file.read_bytes() == whole
+
+
+def test_unreadable_images_are_said_each_time_and_read_when_they_can_be(tmp_path):
+    write(tmp_path / 'set', {f'a/{i:03}.jpg': jpeg(0) for i in range(150)})
+    (tmp_path / 'set' / 'a' / '999.jpg').symlink_to(tmp_path / 'later.jpg')
+    for _ in range(2):
+        found = prepared(tmp_path / 'set', tmp_path / 'out')['train']
+        assert (found.lengths, len(found.unreadable)) == ([150], 1)
+        assert '999.jpg: ' in found.unreadable[0]
+    for i in range(10):
+        (tmp_path / 'set' / 'a' / f'{i:03}.jpg').unlink()
+        (tmp_path / 'set' / 'a' / f'{i:03}.jpg').symlink_to('nowhere')
+    with pytest.raises(UserError, match='11 of 151 images of train cannot be read, such as'):
+        prepared(tmp_path / 'set', tmp_path / 'other')
+
+
+def rewrite(folder, change):
+    """Changes the rows and the schema of Parquet files."""
+    for number, path in enumerate(sorted(folder.glob('*.parquet'))):
+        table = pyarrow.parquet.read_table(path)
+        pyarrow.parquet.write_table(change(table, number), path)
+
+
+def test_a_split_without_labels_is_left_out(tmp_path, caplog):
+    parquet(tmp_path / 'hub')
+    table = pyarrow.parquet.read_table(tmp_path / 'hub' / 'train-00000-of-00002.parquet')
+    rows = [
+        {'image': {**row['image'], 'path': f'ILSVRC2012_test_{i:08}.JPEG'}, 'label': -1}
+        for i, row in enumerate(table.to_pylist(), 1)
+    ]
+    table = pyarrow.Table.from_pylist(rows, table.schema)
+    pyarrow.parquet.write_table(table, tmp_path / 'hub' / 'test-00000-of-00001.parquet')
+    written = prepared(tmp_path / 'hub', tmp_path / 'out')
+    assert sorted(written) == ['train', 'validation']
+    assert 'test has no labels, and is left out' in caplog.text
+
+
+def test_converted_parquet_files_have_their_split_as_a_folder(tmp_path):
+    parquet(tmp_path / 'hub')
+    for path in (tmp_path / 'hub').glob('*.parquet'):
+        split, number, *_ = path.stem.split('-')
+        (tmp_path / 'other' / 'default' / split).mkdir(parents=True, exist_ok=True)
+        path.rename(tmp_path / 'other' / 'default' / split / f'{number[1:]}.parquet')
+    config = default_config(dataset__data_dir=str(tmp_path / 'other'))
+    splits = preparation.open_splits(config)
+    assert {split: len(source) for split, source in splits.items()} == {
+        split: len(files) for split, files in SPLITS.items()
+    }
+    parquet(tmp_path / 'other' / 'cropped')
+    with pytest.raises(UserError, match='Parquet files of train in 2 folders; give one of them'):
+        preparation.open_splits(config)
+
+
+def with_columns(**columns):
+    def change(table, _):
+        for name, values in columns.items():
+            table = table.append_column(name, pyarrow.array([values] * len(table)))
+        return table.replace_schema_metadata({})
+
+    return change
+
+
+def without_image(table, _):
+    rows = [
+        {**row, 'image': None if i == 1 else row['image']}
+        for i, row in enumerate(table.to_pylist())
+    ]
+    return pyarrow.Table.from_pylist(rows, table.schema)
+
+
+def test_the_columns_are_the_usual_ones_or_an_error(tmp_path):
+    parquet(tmp_path / 'hub')
+    config = default_config(dataset__data_dir=str(tmp_path / 'hub'))
+    whole = preparation.open_splits(config)
+    expected = {s: [source[i] for i in range(len(source))] for s, source in whole.items()}
+    rewrite(tmp_path / 'hub', with_columns(id=7, mask={'bytes': b'mask'}))
+    found = preparation.open_splits(config)
+    assert {s: [source[i] for i in range(len(source))] for s, source in found.items()} == expected
+    rewrite(tmp_path / 'hub', lambda table, _: table.rename_columns(['x', 'class', 'id', 'mask']))
+    with pytest.raises(UserError, match=r"several columns of images \(a struct with bytes\): \['x"):
+        preparation.open_splits(config)
+
+
+@pytest.mark.parametrize(
+    ('damage', 'says'),
+    [
+        (lambda hub: (hub / 'train-00001-of-00002.parquet').unlink(), '1 of 2 files are missing'),
+        (
+            lambda hub: rewrite(hub, lambda t, i: t.rename_columns(['image', f'label{i}'])),
+            'is damaged, or unlike the others',
+        ),
+        (
+            lambda hub: rewrite(hub, lambda t, _: t.replace_schema_metadata({'huggingface': '{'})),
+            'is damaged, or unlike the others',
+        ),
+        (
+            lambda hub: (hub / 'train-00000-of-00002.parquet').write_bytes(b'PAR1'),
+            r'train-00000-of-00002.parquet is damaged',
+        ),
+        (
+            lambda hub: rewrite(hub, without_image),
+            r'2 of 9 images of train cannot be read, such as .*\.parquet\[1\]',
+        ),
+    ],
+)
+def test_damaged_parquet_files_are_errors(tmp_path, damage, says):
+    parquet(tmp_path / 'hub')
+    damage(tmp_path / 'hub')
+    with pytest.raises(UserError, match=says):
+        prepared(tmp_path / 'hub', tmp_path / 'out')
+
+
+def test_names_that_tfds_refuses_are_refused_before_any_work(tmp_path, program):
+    write(tmp_path / '123', {'Train set/a/1.jpg': jpeg(0), 'train/b/1.jpg': jpeg(1)})
+    out = tmp_path / 'out'
+    for name in ('A-b', '../x', 'x y'):
+        args = (*PREPARE, str(tmp_path / '123'), str(out), f'--name={name}')
+        assert 'a name has small letters, digits and _' in program(*args, status=1)
+    assert not out.exists() or not any(out.iterdir())
+    assert 'images_123/1.0.0' in program(*PREPARE, str(tmp_path / '123'), str(out))
+    inside = str(tmp_path / '123' / 'out')
+    assert 'give a folder outside' in program(*PREPARE, str(tmp_path / '123'), inside, status=1)
+    two_lines = tmp_path / 'lines' / 'train'
+    write(two_lines, {'a\nb/1.jpg': jpeg(0)})
+    config = default_config(dataset__data_dir=str(tmp_path / 'lines'))
+    with pytest.raises(UserError, match=r"'a\\nb' cannot be the name of a class"):
+        preparation.open_splits(config)
+
+
+def test_tars_of_other_sets_are_not_taken_for_imagenet(tmp_path):
+    write(tmp_path / 'flowers', {'train-0.tar': tar_of({'0.jpg': jpeg(0), '0.cls': b'1'})})
+    config = default_config(
+        dataset__data_dir=str(tmp_path / 'flowers'), dataset__index=str(tmp_path / 'index')
+    )
+    with pytest.raises(UserError, match="none of ImageNet's names"):
         preparation.open_splits(config)

@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -15,6 +16,7 @@ from small_imagenet import jpeg, two_tars, write
 from xception_flax.base.errors import UserError
 from xception_flax.data import pipeline, sources, workers
 from xception_flax.data.reader import Reader
+from xception_flax.training.checks import check_values
 
 WITH_TWO = '--config.loader_processes=2'
 SHARED = pathlib.Path('/dev/shm')
@@ -167,3 +169,49 @@ def test_whatever_ends_a_run_leaves_nothing_behind(tmp_path, how):
     if how not in ('SIGKILL', 'a loader dies'):  # then Python frees the memory, and says so
         assert 'leaked' not in err
     assert 'Traceback' not in err
+
+
+SCRIPT = """
+from xception_flax import config as configs
+from xception_flax.data import pipeline, sources
+from xception_flax.data.reader import Reader
+from xception_flax.training.checks import check_values
+
+config = configs.default()
+config.dataset.source, config.image_size, config.loader_processes = 'digits', 16, 2
+batches = pipeline.training_batches(Reader(sources.load(config, 'train'), 0.0), config, 0)
+print(next(batches)['label'].shape)
+batches.close()
+"""
+GUARDED = (
+    'def main():' + SCRIPT.replace('\n', '\n    ') + "\nif __name__ == '__main__':\n    main()\n"
+)
+
+
+@pytest.mark.parametrize('how', ['unguarded', 'standard input', 'guarded'])
+def test_a_script_loads_in_processes_or_says_why_not(tmp_path, how):
+    write(tmp_path, {'script.py': (GUARDED if how == 'guarded' else SCRIPT).encode()})
+    args = ['-'] if how == 'standard input' else [str(tmp_path / 'script.py')]
+    found = subprocess.run(
+        [sys.executable, *args], input=SCRIPT, capture_output=True, text=True, timeout=120
+    )
+    if how == 'guarded':
+        assert (found.returncode, found.stdout) == (0, '(32,)\n'), found.stderr
+        assert found.stderr == ''
+    else:
+        assert found.returncode == 1
+        assert 'no process could be started to load images' in found.stderr.splitlines()[-1]
+
+
+def test_the_number_of_processes_has_bounds():
+    for number in (-1, 10_000):
+        config = default_config(loader_processes=number, total_steps=1)
+        with pytest.raises(UserError, match=f'config.loader_processes is {number}; it must be'):
+            check_values(config)
+
+
+def test_the_first_image_of_an_evaluation_may_be_unreadable(config, tmp_path):
+    (tmp_path / 'train' / 'a' / '!.jpg').symlink_to('nowhere')
+    found, _ = batches(config, pipeline.evaluation_batches, 9, 0)
+    assert found[0]['mask'][0] == -1
+    assert found[0]['label'].shape == (8,)

@@ -84,7 +84,8 @@ def _members(file: Any, start: int, end: int) -> Iterator[tarfile.TarInfo]:
     try:
         tar = tarfile.TarFile(fileobj=file)
         for member in tar:
-            if member.size < 0 or member.offset_data + member.size > end:
+            stored = 0 if member.issparse() else member.size  # a sparse one is stored in parts
+            if member.size < 0 or member.offset_data + stored > end:
                 raise tarfile.ReadError(f'{member.name} has a size of {member.size:,}')
             if member.isreg() and member.name.lower().endswith('.tar'):
                 yield from _members(file, member.offset_data, member.offset_data + member.size)

@@ -124,6 +124,8 @@ def _checked(path: str, scan: Callable[[str], Iterable[Entry]]) -> Iterator[Entr
             if not -1 <= entry.label < 2**31:
                 raise ValueError(f'{entry.name} has the class {entry.label}')
             yield entry
+    except UserError:
+        raise
     except (ValueError, OverflowError, RecursionError, MemoryError, EOFError) as error:
         raise UserError(f'{path} is damaged: {type(error).__name__}: {error}') from error
 

@@ -35,9 +35,9 @@ def timm(folder: str, _: str) -> Opened:
     """The readers of timm for folders, and for tars of tars, at random positions."""
     from timm.data.readers import create_reader
 
-    below = pathlib.Path(folder, 'train')
+    (below,) = pathlib.Path(folder).iterdir()  # the folder 'train', or the tar
     began = time.perf_counter()
-    reader = create_reader('', str(below if below.is_dir() else folder))
+    reader = create_reader('', str(below))
     seconds = time.perf_counter() - began
 
     def images() -> Iterator[bytes]:

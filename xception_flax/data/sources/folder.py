@@ -36,8 +36,8 @@ class FolderSource:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Record:
-        data = pathlib.Path(self.root, self.files[index]).read_bytes()
-        return Record(image=data, label=self.labels[index])
+        with open(f'{self.root}/{self.files[index]}', 'rb', buffering=0) as file:
+            return Record(image=file.read(), label=self.labels[index])
 
     def name(self, index: int) -> str:
         """The image's path."""

@@ -34,12 +34,9 @@ class IndexedSource:
         return len(self.labels)
 
     def __getitem__(self, number: int) -> Record:
-        place = (column[number].item() for column in self._place)
-        return Record(image=self.parts.read(*place), label=int(self.labels[number]))
-
-    @property
-    def _place(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.index.files, self.index.offsets, self.index.sizes
+        found = self.index
+        place = found.files[number], found.offsets[number], found.sizes[number]
+        return Record(image=self.parts.read(*map(int, place)), label=int(self.labels[number]))
 
     def name(self, number: int) -> str:
         """The file, and the image's name in it."""

@@ -149,7 +149,8 @@ def kept(
     """
     stats = [os.stat(path) for path in paths]
     seen = np.array([[stat.st_size, stat.st_mtime_ns] for stat in stats], np.int64)
-    digest = hashlib.sha256('\n'.join([str(VERSION), *paths]).encode(errors='surrogateescape'))
+    key = '\n'.join([str(VERSION), *map(os.path.abspath, paths)])
+    digest = hashlib.sha256(key.encode(errors='surrogateescape'))
     file = folder / f'{digest.hexdigest()[:16]}.npz'
     try:
         with np.load(file) as found:

@@ -7,9 +7,9 @@ number is enough to resume.
 """
 
 import concurrent.futures
-import functools
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -79,6 +79,7 @@ class Batches(Iterator[Batch]):
     ):
         self.reader = reader
         count = workers.number(config, len(reader))
+        self._in_processes = count > 0
         threads = config.loader_threads
         if count:
             threads = max(workers.CORES, threads // count)
@@ -106,7 +107,9 @@ class Batches(Iterator[Batch]):
         """Ends what makes batches, and frees those that nobody took."""
         self._batches.close()
         self._batches = iter(())
-        gc.collect()  # Grain's last ones, in shared memory, hang in a cycle with a StopIteration
+        if self._in_processes:
+            gc.collect()  # Grain's last ones, in shared memory, are in a cycle with a StopIteration
+            time.sleep(0.1)  # a thread of Grain's unlinks that memory
 
 
 class _LocalBatches(grain.MapDataset):
@@ -119,11 +122,17 @@ class _LocalBatches(grain.MapDataset):
         self.batch_size, self.size = batch_size, batch_size // processes
         self.offset = process * self.size
         self.threads, self.wanted = threads, True
+        self._start()
 
-    @functools.cached_property
-    def pool(self) -> concurrent.futures.ThreadPoolExecutor:
-        """The threads, of the process that makes the batches."""
-        return concurrent.futures.ThreadPoolExecutor(self.threads, 'decode')
+    def _start(self) -> None:
+        self.pool = concurrent.futures.ThreadPoolExecutor(self.threads, 'decode')
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != 'pool'}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()  # threads of the process that makes the batches
 
     def __len__(self) -> int:
         return len(self._parent) // self.batch_size

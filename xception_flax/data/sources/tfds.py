@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from xception_flax.base.errors import UserError
+from xception_flax.base.files import allow_open
 from xception_flax.data.sources.base import Record, Source
 
 # Features that hold the class or the classes of an image, in order of preference.
@@ -96,6 +97,7 @@ def open_split(
             f'--dataset_version_dir={folder} --out_file_format=array_record '
             "(needs TensorFlow: pip install -e '.[prepare]')"
         )
+    allow_open(sum(part.num_shards for part in builder.info.splits.values()))
     features = builder.info.features
     known = [name for name in LABELS if name in features]
     if 'image' not in features or not known:

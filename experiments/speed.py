@@ -9,6 +9,7 @@ data is needed and reading does not count. The numbers go to WORKDIR/speed.json,
 experiments.report reads.
 """
 
+import contextlib
 import json
 import pathlib
 import statistics
@@ -75,15 +76,15 @@ class Network:
 
         config = settings.read(variant.file, {**variant.overrides, **overrides})
         with config.unlocked():
-            config.dataset.source = 'synthetic'
+            config.dataset.source, config.loader_processes = 'synthetic', 0
             config.dataset.train_split = config.dataset.eval_split = 'train'
             config.dataset.num_classes = config.dataset.num_classes or num_classes
         self.run = set_up(config)
         self.turns: list[float] = []
         self.state, _ = self.run.init()
         reader = Reader(self.run.train_source, 0.0)
-        batches = pipeline.training_batches(reader, self.run.config, 0)
-        self.batch = next(meshes.global_batches(self.run.mesh, batches))
+        with contextlib.closing(pipeline.training_batches(reader, self.run.config, 0)) as batches:
+            self.batch = next(meshes.global_batches(self.run.mesh, batches))
         self.turn(2)
         self.turns.clear()
 

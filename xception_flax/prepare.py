@@ -28,7 +28,9 @@ def main(source: str, target: str) -> None:
     name = flags.FLAGS.name or preparation.title(splits, pathlib.Path(source))
     folder = pathlib.Path(target).expanduser() / name / array_records.VERSION
     if folder.resolve().is_relative_to(pathlib.Path(source).expanduser().resolve()):
-        raise UserError(f'{target} lies in {source}: give a folder outside')
+        raise UserError(
+            f'the images would go to {folder}, which lies in {source}: give another DIR'
+        )
     written = array_records.write(splits, folder, name)
     for split, one in written.items():
         print(f'{split}: {sum(one.lengths):,} images, {one.size / 1e6:,.1f} MB in {folder}')

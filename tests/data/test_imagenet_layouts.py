@@ -17,6 +17,7 @@ from small_imagenet import (
     check,
     flat_with_devkit,
     flat_with_unpacked_devkit,
+    folders,
     jpeg,
     kaggle,
     of_class,
@@ -58,7 +59,7 @@ def load(config, split='train'):
 def test_an_index_is_made_anew_when_its_files_have_changed(config, tmp_path, caplog):
     two_tars(tmp_path / 'copy')
     load(config)
-    (index,) = (tmp_path / 'index').iterdir()
+    (index,) = (tmp_path / 'index').glob('*.npz')
     before = index.read_bytes()
     load(config)
     assert index.read_bytes() == before
@@ -265,13 +266,9 @@ def test_images_behind_the_end_of_a_tar_are_not_lost(config, tmp_path, damage):
 @pytest.mark.parametrize(
     ('files', 'says'),
     [
-        ({'0.jpg': PICTURE, '0.cls': b'true'}, "0.cls holds no number of a class: b'true'"),
-        ({'0.jpg': PICTURE, '0.cls': b'cat'}, '0.cls holds no number'),
-        ({'0.jpg': PICTURE, '0.json': b'[' * 100_000}, '0.json holds no number'),
-        (
-            {'0.jpg': PICTURE, '0.cls': b'1', '0.json': b'{"label": 2}'},
-            r'classes: \[1, 2\]',
-        ),
+        ({'0.jpg': PICTURE, '0.cls': b'true'}, "0.cls holds no class: b'true'"),
+        ({'0.jpg': PICTURE, '0.cls': b'cat'}, '0.cls holds no class'),
+        ({'0.jpg': PICTURE, '0.json': b'[' * 100_000}, '0.json holds no class'),
         ({'0.jpg': PICTURE, '0.cls': b'99999999999'}, 'has the class 99999999999'),
         ({'0.jpg': PICTURE, '0.cls': b'1000'}, 'has the label 1000, but there are 1000 classes'),
         ({'0.jpg': PICTURE, '0.cls': b'-1'}, 'no class is known for|classes .* are missing'),
@@ -372,7 +369,7 @@ def test_validation_images_in_folders_and_flat_count_once(config, tmp_path, capl
 def test_a_damaged_index_is_made_again(config, tmp_path, content):
     two_tars(tmp_path / 'copy')
     load(config)
-    (index,) = (tmp_path / 'index').iterdir()
+    (index,) = (tmp_path / 'index').glob('*.npz')
     index.write_bytes(content)
     check(load(config), 'train')
     assert index.stat().st_size > 1000
@@ -398,3 +395,62 @@ def test_a_damaged_meta_mat_ends_no_process(config, tmp_path, monkeypatch):
         meta.write_bytes(data[:place] + b'\xff' * 8 + data[place + 8 :])
         with pytest.raises(UserError, match='ILSVRC2012_devkit_t12 is damaged'):
             load(config, 'validation')
+
+
+@pytest.mark.parametrize(
+    'others',
+    [
+        {'ILSVRC2012_bbox_train_v2.tar.gz': b'boxes', 'ILSVRC2012_bbox_val_v3.tgz': b'boxes'},
+        {'ILSVRC2012_img_train_t3.tar': b'dogs'},
+        {'train/@eaDir/n01440764': b'a NAS'},
+        {'imagenet2012/5.1.0.incompleteAB12/imagenet2012-train.tfrecord-00000-of-00002': b''},
+        {'imagenet2012/10.0.0.old/imagenet2012-train.tfrecord-00000-of-00002': b''},
+    ],
+)
+def test_other_files_do_not_hide_the_images(config, tmp_path, others):
+    write(tmp_path / 'copy', others)
+    (tmp_path / 'copy' / 'train' / 'n00000000').mkdir(parents=True)  # empty
+    (tmp_path / 'copy' / 'imagenet2012').mkdir(exist_ok=True)
+    slim(tmp_path / 'copy' / 'imagenet2012' / '5.1.0')
+    check(load(config), 'train')
+
+
+def test_a_tar_that_was_unpacked_beside_itself_is_not_read(config, tmp_path):
+    folders(tmp_path / 'copy')
+    write(tmp_path / 'copy' / 'val', {'ILSVRC2012_img_val.tar': tar_of(VAL)})
+    check(load(config, 'validation'), 'validation')
+
+
+def test_a_class_in_a_tar_may_be_a_wordnet_id(config, tmp_path):
+    samples = {'0.jpg': PICTURE, '0.cls': b'n02123045\n', '0.json': b'{"label": "tiger cat"}'}
+    one_tar(tmp_path, samples)
+    assert load(config)[0] == {'image': PICTURE, 'label': 281}
+    one_tar(tmp_path, {'0.jpg': PICTURE, '0.json': b'{"label": "n02123045"}'})
+    assert load(config)[0] == {'image': PICTURE, 'label': 281}
+
+
+INDEXING = """
+import sys, time
+from xception_flax.data.sources.imagenet import containers, index
+import pathlib
+
+def scan(path):
+    open(sys.argv[1] + '/scans', 'a').write('scan\\n')
+    time.sleep(1)
+    yield containers.Entry('n01440764_1.JPEG', -1, 0, 5)
+
+found = index.kept(pathlib.Path(sys.argv[1]) / 'index', [sys.argv[1] + '/file'], scan, 'train', 1)
+print(len(found.names))
+"""
+
+
+def test_of_several_processes_one_makes_the_index(tmp_path):
+    write(tmp_path, {'file': b'12345'})
+    started = [
+        subprocess.Popen(
+            [sys.executable, '-c', INDEXING, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    assert [process.communicate()[0] for process in started] == ['1\n'] * 3
+    assert (tmp_path / 'scans').read_text() == 'scan\n'

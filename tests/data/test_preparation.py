@@ -348,7 +348,7 @@ def test_names_that_tfds_refuses_are_refused_before_any_work(tmp_path, program):
     assert not out.exists() or not any(out.iterdir())
     assert 'images_123/1.0.0' in program(*PREPARE, str(tmp_path / '123'), str(out))
     inside = str(tmp_path / '123' / 'out')
-    assert 'give a folder outside' in program(*PREPARE, str(tmp_path / '123'), inside, status=1)
+    assert 'give another DIR' in program(*PREPARE, str(tmp_path / '123'), inside, status=1)
     two_lines = tmp_path / 'lines' / 'train'
     write(two_lines, {'a\nb/1.jpg': jpeg(0)})
     config = default_config(dataset__data_dir=str(tmp_path / 'lines'))
@@ -363,3 +363,36 @@ def test_tars_of_other_sets_are_not_taken_for_imagenet(tmp_path):
     )
     with pytest.raises(UserError, match="none of ImageNet's names"):
         preparation.open_splits(config)
+
+
+def test_names_with_a_hash_are_shards_too(tmp_path):
+    parquet(tmp_path / 'hub')
+    for path in (tmp_path / 'hub').glob('*.parquet'):
+        path.rename(path.with_stem(f'{path.stem}-1359597a978bc4fa'))
+    splits = preparation.open_splits(default_config(dataset__data_dir=str(tmp_path / 'hub')))
+    assert {split: len(source) for split, source in splits.items()} == {'train': 9, 'validation': 4}
+
+
+def test_a_subset_of_imagenet_has_its_own_classes(tmp_path):
+    files = {f'{name[:9]}/{name}': data for name, data in TRAIN.items()}
+    write(
+        tmp_path / 'imagenette2',
+        {f'{s}/{f}': d for s in ('train', 'val') for f, d in files.items()},
+    )
+    config = default_config(dataset__data_dir=str(tmp_path / 'imagenette2'))
+    splits = preparation.open_splits(config)
+    assert preparation.title(splits, tmp_path / 'imagenette2') == 'imagenette2'
+    assert list(splits['val'].class_names) == sorted({name[:9] for name in TRAIN})
+    parquet(tmp_path / 'hub')
+    features = {'label': {'names': ['a', 'b', 'c'], '_type': 'ClassLabel'}}
+    metadata = {'huggingface': json.dumps({'info': {'features': features}})}
+    for path in (tmp_path / 'hub').glob('train*'):
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+        table = pyarrow.parquet.read_table(path)
+        rows = [{**row, 'label': (0, 281, 817).index(row['label'])} for row in rows]
+        table = pyarrow.Table.from_pylist(rows, table.schema.with_metadata(metadata))
+        pyarrow.parquet.write_table(table, path)
+    for path in (tmp_path / 'hub').glob('validation*'):
+        path.unlink()
+    splits = preparation.open_splits(default_config(dataset__data_dir=str(tmp_path / 'hub')))
+    assert list(splits['train'].class_names) == ['a', 'b', 'c']

@@ -93,14 +93,44 @@ def test_every_source_goes_to_other_processes(tmp_path, source):
         np.testing.assert_array_equal(ours['label'], theirs['label'])
 
 
+GIGABYTE = 10**9
+
+
 @pytest.mark.parametrize(
-    ('cores', 'examples', 'expected'),
-    [(4, 10**6, 0), (8, 10**6, 2), (112, 10**6, 28), (8, 9999, 0)],
+    ('cores', 'examples', 'free', 'tasks', 'quota', 'expected'),
+    [
+        (4, 10**6, 100 * GIGABYTE, '', 'max 100000', 0),
+        (8, 10**6, 100 * GIGABYTE, '', 'max 100000', 2),
+        (112, 10**6, 100 * GIGABYTE, '', 'max 100000', 28),
+        (224, 10**6, 100 * GIGABYTE, '', 'max 100000', 32),
+        (8, 9999, 100 * GIGABYTE, '', 'max 100000', 0),
+        (112, 10**6, 100 * GIGABYTE, '8(x4)', 'max 100000', 3),  # Slurm, eight tasks a node
+        (112, 10**6, 100 * GIGABYTE, '', '1600000 100000', 4),  # a container of 16 cores
+        (112, 10**6, 64 * 2**20, '', 'max 100000', 0),  # docker's shared memory
+        (112, 10**6, 10 * GIGABYTE, '', 'max 100000', 7),  # 5 batches of 268 MB for each
+    ],
 )
-def test_the_default_goes_by_cores_and_images(monkeypatch, cores, examples, expected):
+def test_the_default_goes_by_cores_images_and_memory(
+    monkeypatch, cores, examples, free, tasks, quota, expected
+):
     monkeypatch.setattr(workers.os, 'sched_getaffinity', lambda _: set(range(cores)), raising=False)
-    assert workers.number(default_config(), examples) == expected
-    assert workers.number(default_config(loader_processes=3), examples) == 3
+    monkeypatch.setattr(workers, '_quota', lambda: quota)
+    monkeypatch.setattr(workers, '_memory', lambda: free)
+    for name in workers.TASKS:
+        monkeypatch.delenv(name, raising=False)
+    if tasks:
+        monkeypatch.setenv('SLURM_TASKS_PER_NODE', tasks)
+    config = default_config(batch_size=2000)
+    assert workers.number(config, examples, processes=2) == expected
+    config.loader_processes = 3
+    assert workers.number(config, examples) == 3
+
+
+@linux
+def test_waiting_batches_take_a_quarter_of_the_memory_at_most():
+    with open('/proc/meminfo') as file:
+        total = int(file.readline().split()[1]) * 1024
+    assert 0 < workers._memory() <= total / 4 * 1.001
 
 
 def children(pid):

@@ -105,7 +105,7 @@ def default() -> ConfigDict:
     c.crops = 1
     c.loader_threads = 16  # per process, to read and decode images
     # Processes that load images, each with its share of the threads; 0: the one that trains does.
-    # None: a quarter of the cores if there are 8 or more, and 10,000 images (data/workers.py).
+    # None: a quarter of the cores if there are 8 or more and 10,000 images, as far as memory goes.
     c.loader_processes = placeholder(int)
     c.max_unreadable = 0.01  # fraction of a split's images that may be unreadable
     c.max_megapixels = 89.0  # an image that declares more is unreadable

@@ -78,7 +78,7 @@ class Batches(Iterator[Batch]):
         processes: int,
     ):
         self.reader = reader
-        count = workers.number(config, len(reader))
+        count = workers.number(config, len(reader), processes)
         self._in_processes = count > 0
         threads = config.loader_threads
         if count:
@@ -93,6 +93,7 @@ class Batches(Iterator[Batch]):
         self._batches: Any = iter(workers.spread(batches, count) if count else batches)
         # When the iterator is dropped, waiting images need no decoding. (A finalizer may run in any
         # thread at any time, so it must not take a lock, as a shutdown of the pool would.)
+        self._local = local
         weakref.finalize(self, setattr, local, 'wanted', False)
 
     def __next__(self) -> Batch:
@@ -105,6 +106,12 @@ class Batches(Iterator[Batch]):
 
     def close(self) -> None:
         """Ends what makes batches, and frees those that nobody took."""
+        self._local.wanted = False
+        # Each process ends after its batch: all at once, where Grain waits for one after the other.
+        parts = [part for part in getattr(self._batches, '_iterators_in_use', ()) if part]
+        if parts:
+            with concurrent.futures.ThreadPoolExecutor(len(parts)) as threads:
+                list(threads.map(lambda part: part.close(), parts))
         self._batches.close()
         self._batches = iter(())
         if self._in_processes:

@@ -79,8 +79,11 @@ def _splits(config: ConfigDict, root: pathlib.Path) -> Mapping[str, Labelled]:
 
 
 def _is_imagenet(layout: layouts.Layout) -> bool:
-    names = () if layout.kind else os.listdir(layout.folder)
-    return bool(layout.kind) or any(is_wnid(name) or is_official(name) for name in names)
+    if layout.kind:
+        return True
+    names = os.listdir(layout.folder)  # a set of fewer classes has classes of its own
+    whole = sum(map(is_wnid, names)) == len(imagenet_classes())
+    return whole or any(map(is_official, names))
 
 
 def _plain(text: str) -> str:

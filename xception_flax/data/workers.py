@@ -3,9 +3,12 @@
 They have no part in what a batch holds, which its number alone decides.
 """
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import pathlib
+import re
 import signal
 import threading
 
@@ -18,16 +21,57 @@ from xception_flax.base.errors import UserError
 CORES = 4  # for each process, and so many threads at least
 FEWEST_CORES = 8  # with fewer the lock is no limit
 FEWEST_EXAMPLES = 10_000  # the processes take seconds to start
+MOST = 32
+WAITING = 5  # batches of each process that are made, handed on or wait, at most
+SHARED = pathlib.Path('/dev/shm')
+# Number of tasks on this machine, as Slurm and Open MPI tell it.
+TASKS = ('SLURM_NTASKS_PER_NODE', 'SLURM_TASKS_PER_NODE', 'OMPI_COMM_WORLD_LOCAL_SIZE')
 
 
-def number(config: ConfigDict, examples: int) -> int:
-    """The number of processes for a split of so many examples; 0: threads of this one do it."""
+def number(config: ConfigDict, examples: int, processes: int = 1) -> int:
+    """The number of processes for a split of so many examples; 0: threads of this one do it.
+
+    By default a quarter of this task's cores, as far as the memory for their batches allows it.
+
+    Args:
+      config: the run's config.
+      examples: number of examples in the split.
+      processes: number of processes that divide a batch.
+    """
     if config.loader_processes is not None:
         return config.loader_processes
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    if (cores or 1) < FEWEST_CORES or examples < FEWEST_EXAMPLES:
+    cores = _cores()
+    if cores < FEWEST_CORES or examples < FEWEST_EXAMPLES:
         return 0
-    return (cores or 1) // CORES
+    image = config.image_size**2 * 3 * config.crops
+    batch = image * config.batch_size // processes
+    return min(cores // CORES, _memory() // (WAITING * batch), MOST)
+
+
+def _cores() -> int:
+    """The cores for this task, by affinity, a container's quota and the tasks beside it."""
+    known = hasattr(os, 'sched_getaffinity')
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = _quota().split()
+        cores = min(cores, int(quota) // int(period))
+    tasks = next((os.environ[name] for name in TASKS if name in os.environ), '1')
+    found = re.match(r'\d+', tasks)  # Slurm: 8(x4)
+    return cores // max(int(found[0]) if found else 1, 1)
+
+
+def _quota() -> str:
+    """A container's microseconds of CPU time, or max, and in which time."""
+    return pathlib.Path('/sys/fs/cgroup/cpu.max').read_text()
+
+
+def _memory() -> int:
+    """Bytes for waiting batches: a quarter of the memory, and what is free of the shared one."""
+    if not SHARED.is_dir():
+        return 0
+    free = os.statvfs(SHARED)
+    memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return min(memory // 4, free.f_bavail * free.f_frsize)
 
 
 def spread(batches: grain.IterDataset, count: int) -> grain.IterDataset:
@@ -75,6 +119,6 @@ def failure(error: RuntimeError) -> UserError | None:
     if 'orker process' not in str(error):
         return None
     return UserError(
-        'a process that loads images has died, perhaps for want of memory; start again, with '
-        'fewer (config.loader_processes) or smaller batches'
+        'a process that loads images has died, perhaps for want of memory, also of shared memory '
+        '(/dev/shm; docker run --shm-size); with config.loader_processes=0 threads load them'
     )

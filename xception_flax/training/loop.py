@@ -287,7 +287,7 @@ def _introduce(run: Run, progress: Progress) -> None:
         for part in freezing.partition(run.abstract_state.params, run.frozen)
     )
     epochs = run.durations.total * config.batch_size / len(run.train_source)
-    loaders = workers.number(config, len(run.train_source))
+    loaders = workers.number(config, len(run.train_source), jax.process_count())
     progress.say(
         f'{run.title}: {trainable:,} trainable parameters'
         + (f' ({frozen:,} frozen)' if frozen else '')

@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from xception_flax.base.errors import UserError, nearest
+from xception_flax.data.imagenet_sets import imagenet_classes
 from xception_flax.data.sources import arrays, folder, imagenet, tfds
 from xception_flax.data.sources.base import Source as Source
 from xception_flax.data.sources.base import check_label
@@ -28,6 +29,8 @@ def num_classes(config: ConfigDict) -> int:
     """
     if config.dataset.num_classes is not None:
         return config.dataset.num_classes
+    if config.dataset.source == 'imagenet':
+        return len(imagenet_classes())
     try:
         return load(config, config.dataset.train_split).num_classes
     except (UserError, OSError):

@@ -200,9 +200,9 @@ def _walk(root: pathlib.Path, folder: str, left_out: list[str]) -> Iterator[str]
     for entry in os.scandir(root / folder):
         path = entry.name if folder == '.' else f'{folder}/{entry.name}'
         if entry.is_dir(follow_symlinks=False):  # a link might lead back
-            if _is_shown(entry.name):
+            if is_shown(entry.name):
                 yield from _walk(root, path, left_out)
-        elif _is_shown(entry.name) and _is_image(entry):
+        elif is_shown(entry.name) and _is_image(entry):
             yield path
         else:
             left_out.append(path)
@@ -215,10 +215,11 @@ def _is_image(entry: os.DirEntry) -> bool:
 
 def _folders(path: pathlib.Path) -> list[str]:
     entries = [entry for entry in os.scandir(path) if entry.is_dir()]
-    return sorted(entry.name for entry in entries if _is_shown(entry.name))
+    return sorted(entry.name for entry in entries if is_shown(entry.name))
 
 
-def _is_shown(name: str) -> bool:
+def is_shown(name: str) -> bool:
+    """Whether a name is neither hidden nor one of a system's folders."""
     return not name.startswith('.') and name not in SYSTEM_FOLDERS
 
 

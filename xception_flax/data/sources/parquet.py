@@ -18,7 +18,7 @@ import numpy as np
 from xception_flax.base.errors import UserError
 from xception_flax.data.sources.base import Record
 
-SHARD = re.compile(r'(.+?)-\d+-of-\d+$')  # train-00000-of-00294
+SHARD = re.compile(r'(.+?)-\d+-of-\d+(-[0-9a-f]+)?$')  # train-00000-of-00294-1359597a978b
 
 
 class ParquetSource:

@@ -107,9 +107,10 @@ def _from_folder(root: pathlib.Path) -> folder.FolderSource:
 
 
 def from_parquet(paths: Sequence[str]) -> ParquetSource:
-    """Opens Parquet files; if all images have ImageNet's names, with its classes."""
+    """Opens Parquet files; if all images have ImageNet's names, and no others, with its classes."""
     source = ParquetSource(paths)
-    if len(source) and all(map(index.is_official, source.names)):
+    whole = len(source.class_names) in (0, len(imagenet_classes()))
+    if whole and len(source) and all(map(index.is_official, source.names)):
         names, wnids = zip(*map(index.official, source.names), strict=True)
         place = pathlib.Path(paths[0]).parent
         numbers = _labels(_encoded(names), np.array(wnids, bytes), source.labels, place)

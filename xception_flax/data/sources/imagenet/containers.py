@@ -7,6 +7,7 @@ is that of TensorFlow's record_writer.h, and that of an Example its example.prot
 import itertools
 import json
 import os
+import re
 import struct
 import tarfile
 import threading
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 from xception_flax.base.errors import UserError
 from xception_flax.base.files import allow_open
 from xception_flax.data.decoding import SUFFIXES
+from xception_flax.data.imagenet_sets import imagenet_classes
 
 BLOCK = 512  # of a tar
 PADDING = 2**20  # bytes of zeros at the end of a tar, at most
@@ -57,22 +59,23 @@ def scan_tar(path: str) -> Iterator[Entry]:
     with open(path, 'rb', buffering=0) as file:
         members = _members(file, 0, os.path.getsize(path))
         for key, sample in itertools.groupby(members, lambda member: _key(member.name)):
-            images, labels = [], []
+            images, labels = [], {'cls': -1, 'json': -1}
             for member in sample:
                 ending = member.name.rpartition('.')[2].lower()
-                if ending in ('cls', 'json') and member.isreg():
+                if ending in labels and member.isreg():
                     text = os.pread(file.fileno(), member.size, member.offset_data)
-                    labels += _label(path, member.name, text)
+                    found = _label(text, ending)
+                    if found is None:
+                        raise UserError(f'{path}: {member.name} holds no class: {text[:40]!r}')
+                    labels[ending] = found
                 else:
                     images.append(member)
-            if len(set(labels)) > 1:
-                raise UserError(f'{path}: {key} has several classes: {labels}')
+            label = max(labels.values()) if labels['cls'] < 0 else labels['cls']
             for member in images:
                 # In a sample with a class, the image is KEY.jpg, not KEY.mask.jpg.
-                of_sample = not labels or member.name[len(key) :].lower() in SUFFIXES
+                of_sample = label < 0 or member.name[len(key) :].lower() in SUFFIXES
                 is_image = member.isreg() and member.name.lower().endswith(SUFFIXES)
                 if of_sample and is_image and not member.issparse():
-                    label = labels[0] if labels else -1
                     yield Entry(member.name, label, member.offset_data, member.size)
                 else:
                     yield Entry(member.name, -1, -1, 0)
@@ -105,19 +108,24 @@ def _key(name: str) -> str:
     return folder + slash + base.partition('.')[0]
 
 
-def _label(path: str, name: str, text: bytes) -> list[int]:
-    """The class in a file of a sample; none in a JSON file without 'label'."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = ''
-    if isinstance(found, dict):
-        if 'label' not in found:
-            return []
-        found = found['label']
-    if not isinstance(found, int) or isinstance(found, bool):
-        raise UserError(f'{path}: {name} holds no number of a class: {text[:40]!r}')
-    return [found]
+def _label(text: bytes, ending: str) -> int | None:
+    """The class in a file of a sample, a number or a WordNet id; None if it is neither.
+
+    -1 for JSON without such a 'label', which may hold anything.
+    """
+    if ending == 'cls':
+        found, other = text.decode(errors='replace').strip(), None
+    else:
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        found, other = values.get('label', -1) if isinstance(values, dict) else values, -1
+    if isinstance(found, int) and not isinstance(found, bool):
+        return found
+    if isinstance(found, str) and re.fullmatch(r'-?\d+', found):
+        return int(found)
+    return list(imagenet_classes()).index(found) if found in imagenet_classes() else other
 
 
 def scan_tfrecord(path: str) -> Iterator[Entry]:

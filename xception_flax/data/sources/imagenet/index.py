@@ -1,6 +1,5 @@
 """Where the images of a split lie in its files: found once, and kept."""
 
-import contextlib
 import dataclasses
 import hashlib
 import os
@@ -9,6 +8,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import filelock
 import numpy as np
 from absl import logging
 from tqdm import tqdm
@@ -152,6 +152,24 @@ def kept(
     key = '\n'.join([str(VERSION), *map(os.path.abspath, paths)])
     digest = hashlib.sha256(key.encode(errors='surrogateescape'))
     file = folder / f'{digest.hexdigest()[:16]}.npz'
+    if found := _load(file, seen, title):
+        return found
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f'{file}.lock'):  # of several processes one makes it
+            if found := _load(file, seen, title):
+                return found
+            made = make(paths, scan, title, expected)
+            _save(file, made, seen)
+    except OSError as error:
+        raise UserError(
+            f'the index of {title} cannot be kept in {folder}: {error}; '
+            'give a folder as config.dataset.index'
+        ) from error
+    return made
+
+
+def _load(file: pathlib.Path, seen: np.ndarray, title: str) -> Index | None:
     try:
         with np.load(file) as found:
             if np.array_equal(found['seen'], seen):
@@ -161,19 +179,15 @@ def kept(
         pass
     except Exception:  # of many kinds, where bytes are damaged
         logging.warning('%s is damaged, and made again', file)
-    made = make(paths, scan, title, expected)
-    partial = file.with_name(f'{file.stem}.{uuid.uuid4().hex}.partial')  # other hosts make it, too
+    return None
+
+
+def _save(file: pathlib.Path, made: Index, seen: np.ndarray) -> None:
+    partial = file.with_name(f'{file.stem}.{uuid.uuid4().hex}.partial')
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with partial.open('wb') as target:
             np.savez(target, seen=seen, **vars(made))
             os.fsync(target.fileno())
         partial.replace(file)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise UserError(
-            f'the index of {title} cannot be kept in {folder}: {error}; '
-            'give a folder as config.dataset.index'
-        ) from error
-    return made
+    finally:
+        partial.unlink(missing_ok=True)

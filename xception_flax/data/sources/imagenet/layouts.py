@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterable, Iterator
 
 from xception_flax.base.errors import UserError
 from xception_flax.data.decoding import SUFFIXES
+from xception_flax.data.sources.folder import is_shown
 from xception_flax.data.sources.imagenet import containers
 
-# Folders below the one that is given: Kaggle's, TFDS's, the hub's.
-BELOW = (
-    'ILSVRC/Data/CLS-LOC',
-    '[0-9]*.[0-9]*.[0-9]*',
-    'imagenet2012/[0-9]*',
-    'imagenet/[0-9]*',
-    'data',
-)
+# Folders below the one that is given: Kaggle's and the hub's, and TFDS's, which have versions.
+BELOW = ('ILSVRC/Data/CLS-LOC', 'data')
+VERSIONED = ('imagenet2012', 'imagenet')
+VERSION = re.compile(r'\d+\.\d+\.\d+')
+# Boxes, and the images of dogs of Task 3.
+OTHERS = re.compile('ilsvrc2012_(bbox|img_.*_t3)')
 TARS = {'train': 'ILSVRC2012_img_train.tar', 'validation': 'ILSVRC2012_img_val.tar'}
 FOLDERS = {'train': ('train',), 'validation': ('val', 'validation')}
 SPLIT = re.compile(r'(?<![a-z])(train|validation|val)(?![a-z])')
@@ -85,12 +84,16 @@ def find(data_dir: pathlib.Path, split: str) -> Layout:
       AbsentError: it is not there.
       UserError: files of it are missing, or they are of a kind that is not read.
     """
+    refused = ''
     for folder in _places(data_dir):
-        for name in FOLDERS[split]:
-            if (folder / name).is_dir() and (found := _inside(folder / name, split)):
+        inside = [folder / name for name in FOLDERS[split] if (folder / name).is_dir()]
+        for found in (*(_inside(path, split) for path in inside), _files(folder, split)):
+            if found:
                 return found
-        if found := _files(folder, split):
-            return found
+        for path in (*inside, folder):
+            refused = refused or _refusal(path, split, path in inside)
+    if refused:
+        raise UserError(refused)
     raise AbsentError(
         f'{data_dir} has no {split} images of ImageNet: neither {TARS[split]}, nor a folder '
         f'{FOLDERS[split][-1]} of JPEG files, nor shards of tar, TFRecord or ArrayRecord with '
@@ -100,17 +103,22 @@ def find(data_dir: pathlib.Path, split: str) -> Layout:
 
 def _places(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
     yield data_dir
-    for below in BELOW:  # of TFDS's versions the newest
-        yield from sorted(filter(pathlib.Path.is_dir, data_dir.glob(below)), reverse=True)
+    for below in BELOW:
+        yield from (path for path in data_dir.glob(below) if path.is_dir())
+    for parent in ('', *VERSIONED):  # the newest version first
+        found = [path for path in (data_dir / parent).glob('*') if VERSION.fullmatch(path.name)]
+        yield from sorted(found, key=lambda path: list(map(int, path.name.split('.'))))[::-1]
 
 
 def _inside(folder: pathlib.Path, split: str) -> Layout | None:
     """The layout of a split that has its own folder."""
     with os.scandir(folder) as found:
-        entries = [entry for entry in found if not entry.name.startswith('.')]
-    images = [e.name for e in entries if e.is_dir() or e.name.lower().endswith(SUFFIXES)]
+        entries = [entry for entry in found if is_shown(entry.name)]
+    images = [entry.name for entry in entries if _holds_images(entry)]
     for kind in KINDS:
         chosen = sorted(e.name for e in entries if kind.fits(e.name.lower()) and e.is_file())
+        if chosen == [TARS[split]] and images:
+            break  # it was unpacked
         if chosen and images:
             raise UserError(
                 f'{folder} has files of the kind {kind.title}, such as {chosen[0]}, beside '
@@ -121,15 +129,21 @@ def _inside(folder: pathlib.Path, split: str) -> Layout | None:
     return Layout(None, folder) if images else None
 
 
+def _holds_images(entry: os.DirEntry) -> bool:
+    """Whether it is an image, or a folder with something in it."""
+    if entry.is_dir():
+        with os.scandir(entry.path) as inside:
+            return any(inside)
+    return entry.name.lower().endswith(SUFFIXES)
+
+
 def _files(folder: pathlib.Path, split: str) -> Layout | None:
     """The layout of a split whose files lie in one folder with those of others."""
     if (folder / TARS[split]).is_file():
         return Layout(TAR, folder, (str(folder / TARS[split]),))
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_file()]
-    of_split = [name for name in names if _split(name) == split and name not in TARS.values()]
+    names = [name for name in _names(folder) if _split(name) == split]
     for kind in KINDS:
-        chosen = sorted(name for name in of_split if kind.fits(name.lower()))
+        chosen = sorted(name for name in names if kind.fits(name.lower()))
         if chosen:
             sets = {SPLIT.split(name.lower())[0] for name in chosen}
             if len(sets) > 1:
@@ -137,18 +151,36 @@ def _files(folder: pathlib.Path, split: str) -> Layout | None:
                     f'{folder} has files of several data sets: {", ".join(sorted(sets))} ...'
                 )
             return Layout(kind, folder, complete(folder, chosen))
-    packed = [name for name in of_split if name.lower().endswith(('.tar.gz', '.tgz', '.tar.zst'))]
-    if packed:
-        raise UserError(
-            f'{folder / packed[0]} is compressed, so that nothing in it can be read at random '
-            'positions: unpack it'
-        )
-    if any(name.endswith('.parquet') for name in of_split):
-        raise UserError(
-            f'{folder} has Parquet files, which are not read at random positions; '
-            f'python -m xception_flax.prepare {folder} DIR writes an ArrayRecord, which is'
-        )
     return None
+
+
+def _refusal(folder: pathlib.Path, split: str, own: bool) -> str:
+    """What is to be said of files that are not read at random positions; '' if there are none.
+
+    Args:
+      folder: a folder without files that are.
+      split: the split.
+      own: whether the folder is that of the split.
+    """
+    names = [name for name in _names(folder) if own or _split(name) == split]
+    for name in names:
+        if name.lower().endswith(('.tar.gz', '.tgz', '.tar.zst')):
+            return (
+                f'{folder / name} is compressed, so that nothing in it can be read at random '
+                'positions: unpack it'
+            )
+        if name.endswith('.parquet'):
+            return (
+                f'{folder} has Parquet files, which are not read at random positions; '
+                f'python -m xception_flax.prepare {folder} DIR writes an ArrayRecord, which is'
+            )
+    return ''
+
+
+def _names(folder: pathlib.Path) -> list[str]:
+    """The files in a folder, without those of ImageNet that hold other things."""
+    with os.scandir(folder) as entries:
+        return [e.name for e in entries if e.is_file() and not OTHERS.search(e.name.lower())]
 
 
 def _split(name: str) -> str:

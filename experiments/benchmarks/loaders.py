@@ -31,6 +31,7 @@ def xception_flax(folder: str, batch: int) -> Iterator[np.ndarray]:
         'dataset.source': 'folder', 'dataset.data_dir': str(path.parent),
         'batch_size': batch, 'image_size': SIZE, 'loader_threads': os.cpu_count(),
         'augment.area': AREA, 'augment.aspect': ASPECT, 'loader_processes': 0,
+        'augment.brightness': 0.0, 'augment.saturation': 0.0,
     }  # fmt: skip
     config = settings.read('configs/imagenet.py', overrides)
     reader = Reader(sources.load(config, path.name), 0.0)

@@ -41,7 +41,11 @@ def inside(boxes, shape):
 
 @pytest.mark.parametrize('photograph', PHOTOGRAPHS)
 @pytest.mark.parametrize(('size', 'fraction'), [(299, 0.875), (224, 0.5), (150, 1.0)])
-def test_inception_evaluates_as_tensorflow(tf, photograph, size, fraction):
+@pytest.mark.parametrize('by_opencv', [True, False])
+def test_inception_evaluates_as_tensorflow(tf, monkeypatch, photograph, size, fraction, by_opencv):
+    if by_opencv and not protocols.EXACT_WARP:
+        pytest.skip('this OpenCV rounds positions')
+    monkeypatch.setattr(protocols, 'EXACT_WARP', by_opencv)
     image = PHOTOGRAPHS[photograph]
     whole = tf.image.convert_image_dtype(image, tf.float32)
     centre = tf.image.central_crop(whole, fraction) if fraction < 1 else whole

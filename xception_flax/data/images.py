@@ -1,6 +1,6 @@
 """Operations on one image, on the host: crop, resize, colours; uint8 in, uint8 out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -178,9 +178,16 @@ def saturate(x: np.ndarray, factor: float) -> np.ndarray:
       x: `[H, W, 3]` float32.
       factor: 0 for grey.
     """
-    top = x.max(-1, keepdims=True)
-    spread = np.maximum(top - x.min(-1, keepdims=True), 1e-6)
-    return top - (top - x) * np.where(top > 0, np.minimum(factor, top / spread), 0)
+    channels = cv2.split(x)
+    top, bottom = _extremes(channels)
+    growth = np.clip(top / np.maximum(top - bottom, 1e-6), 0, factor)
+    return cv2.merge([top - (top - channel) * growth for channel in channels])
+
+
+def _extremes(channels: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The largest and the smallest of the channels; NumPy is slow along an axis of three."""
+    first, second, third = channels
+    return cv2.max(cv2.max(first, second), third), cv2.min(cv2.min(first, second), third)
 
 
 def turn_hue(x: np.ndarray, turns: float) -> np.ndarray:
@@ -190,8 +197,8 @@ def turn_hue(x: np.ndarray, turns: float) -> np.ndarray:
       x: `[H, W, 3]` float32.
       turns: fraction of the colour circle.
     """
-    red, green, blue = np.moveaxis(x, -1, 0)
-    top, bottom = x.max(-1), x.min(-1)
+    red, green, blue = channels = cv2.split(x)
+    top, bottom = _extremes(channels)
     spread = np.maximum(top - bottom, 1e-6)
     # In sixths of the circle; red is at 0, green at 2, blue at 4.
     hue = np.select(

@@ -4,9 +4,10 @@
   python -m experiments.benchmarks.input --data=/data/train    # your own: folders of JPEG files
 
 All apply the same augmentation: a random crop (5 to 100 % of the area), bilinear resizing, a random
-horizontal flip, uint8. Each has a process of its own, and they take turns. The measure is images
-per CPU second; wall time would mislead, as some read ahead during the turns of others. The system
-caches the files in the first turn. Libraries that are not installed are left out.
+horizontal flip, uint8; besides, this project with all that `configs/imagenet.py` does. Each has a
+process of its own, and they take turns. The measure is images per CPU second; wall time would
+mislead, as some read ahead during the turns of others. The system caches the files in the first
+turn. Libraries that are not installed are left out.
 """
 
 import pathlib

@@ -19,7 +19,20 @@ AREA, ASPECT = (0.05, 1.0), (3 / 4, 4 / 3)  # of a crop
 
 
 def xception_flax(folder: str, batch: int) -> Iterator[np.ndarray]:
-    """This project: the batches of training."""
+    """This project, with the augmentation of the others."""
+    same = {
+        'protocol': 'opencv', 'augment.area': AREA, 'augment.aspect': ASPECT,
+        'augment.brightness': 0.0, 'augment.saturation': 0.0,
+    }  # fmt: skip
+    return _ours(folder, batch, same)
+
+
+def inception(folder: str, batch: int) -> Iterator[np.ndarray]:
+    """This project, with the crops, resizing and colours of `configs/imagenet.py`."""
+    return _ours(folder, batch, {})
+
+
+def _ours(folder: str, batch: int, changes: dict[str, Any]) -> Iterator[np.ndarray]:
     from experiments.studies import settings
     from xception_flax.base import memory
     from xception_flax.data import pipeline, sources
@@ -29,11 +42,10 @@ def xception_flax(folder: str, batch: int) -> Iterator[np.ndarray]:
     path = pathlib.Path(folder)
     overrides = {
         'dataset.source': 'folder', 'dataset.data_dir': str(path.parent),
-        'batch_size': batch, 'image_size': SIZE, 'loader_threads': os.cpu_count(),
-        'augment.area': AREA, 'augment.aspect': ASPECT, 'loader_processes': 0,
-        'augment.brightness': 0.0, 'augment.saturation': 0.0,
+        'batch_size': batch, 'image_size': SIZE,
+        'loader_threads': os.cpu_count(), 'loader_processes': 0,
     }  # fmt: skip
-    config = settings.read('configs/imagenet.py', overrides)
+    config = settings.read('configs/imagenet.py', overrides | changes)
     reader = Reader(sources.load(config, path.name), 0.0)
     for found in pipeline.training_batches(reader, config, 0):
         yield found['image']
@@ -89,6 +101,11 @@ def torchvision(folder: str, batch: int) -> Iterator[np.ndarray]:
 CONTENDERS: dict[str, tuple[str, tuple[str, ...], Callable[[str, int], Iterator[np.ndarray]]]] = {
     # by name: label, packages that it needs, function that gives its batches
     'ours': ('xception_flax', ('grain', 'opencv-python-headless'), xception_flax),
+    'inception': (
+        "xception_flax, Inception's colours",
+        ('grain', 'opencv-python-headless'),
+        inception,
+    ),
     'tf_data': ('tf.data', ('tensorflow',), tf_data),
     'torchvision': ('torchvision, Pillow (one process)', ('torchvision', 'pillow'), torchvision),
 }

@@ -183,26 +183,26 @@ def one_tar(tmp_path, files, name='imagenet1k-train-0000.tar'):
     write(tmp_path / 'copy', {name: tar_of(files)})
 
 
-PICTURE = jpeg(0)
+IMAGE = jpeg(0)
 
 
 @pytest.mark.parametrize(
     ('files', 'names', 'left_out'),
     [
         # KEY.jpg is the image of a sample with a class, and a mask is not.
-        ({'0.jpg': PICTURE, '0.seg.png': b'mask', '0.cls': b'7'}, ['0.jpg'], 1),
+        ({'0.jpg': IMAGE, '0.seg.png': b'mask', '0.cls': b'7'}, ['0.jpg'], 1),
         ({'0.seg.png': b'mask', '0.cls': b'7'}, [], 1),
         # Without classes a dot is part of a name.
-        ({f'n01440764/img.{i}.jpg': PICTURE for i in (1, 2)}, ['img.1.jpg', 'img.2.jpg'], 0),
-        ({'n01440764_1.JPEG': PICTURE, 'README': b'text'}, ['n01440764_1.JPEG'], 1),
+        ({f'n01440764/img.{i}.jpg': IMAGE for i in (1, 2)}, ['img.1.jpg', 'img.2.jpg'], 0),
+        ({'n01440764_1.JPEG': IMAGE, 'README': b'text'}, ['n01440764_1.JPEG'], 1),
         (
-            {'__MACOSX/x/n01440764_1.JPEG': b'fork', 'x/n01440764_1.JPEG': PICTURE},
+            {'__MACOSX/x/n01440764_1.JPEG': b'fork', 'x/n01440764_1.JPEG': IMAGE},
             ['n01440764_1.JPEG'],
             1,
         ),
-        ({'./n01440764/./n01440764_1.JPEG': PICTURE}, ['n01440764_1.JPEG'], 0),
-        ({f'n01440764_{"1" * 150}.JPEG': PICTURE}, [f'n01440764_{"1" * 150}.JPEG'], 0),
-        ({'0.jpg': PICTURE, '0.cls': b'7', '0.json': b'{"width": 7}'}, ['0.jpg'], 0),
+        ({'./n01440764/./n01440764_1.JPEG': IMAGE}, ['n01440764_1.JPEG'], 0),
+        ({f'n01440764_{"1" * 150}.JPEG': IMAGE}, [f'n01440764_{"1" * 150}.JPEG'], 0),
+        ({'0.jpg': IMAGE, '0.cls': b'7', '0.json': b'{"width": 7}'}, ['0.jpg'], 0),
     ],
 )
 def test_what_is_no_image_of_its_own_is_left_out(config, tmp_path, caplog, files, names, left_out):
@@ -213,7 +213,7 @@ def test_what_is_no_image_of_its_own_is_left_out(config, tmp_path, caplog, files
         return
     source = load(config)
     assert [source.name(i).rpartition('/')[2] for i in range(len(source))] == names
-    assert all(source[i]['image'] == PICTURE for i in range(len(source)))
+    assert all(source[i]['image'] == IMAGE for i in range(len(source)))
     assert (f'{left_out} files are left out' in caplog.text) == bool(left_out)
 
 
@@ -227,10 +227,10 @@ def test_links_and_sparse_files_in_a_tar_are_left_out(config, tmp_path, caplog):
         for kind, name in ((tarfile.SYMTYPE, 'a'), (tarfile.LNKTYPE, 'b'), (tarfile.REGTYPE, 'c')):
             info = tarfile.TarInfo(f'n01440764/{name}.JPEG')
             info.type, info.linkname = kind, 'n01440764/c.JPEG' * (name != 'c')
-            info.size = len(PICTURE) * (name == 'c')
-            tar.addfile(info, io.BytesIO(PICTURE))
+            info.size = len(IMAGE) * (name == 'c')
+            tar.addfile(info, io.BytesIO(IMAGE))
     source = load(config)
-    assert [source[i]['image'] for i in range(len(source))] == [PICTURE]
+    assert [source[i]['image'] for i in range(len(source))] == [IMAGE]
     assert '3 files are left out' in caplog.text
 
 
@@ -266,12 +266,12 @@ def test_images_behind_the_end_of_a_tar_are_not_lost(config, tmp_path, damage):
 @pytest.mark.parametrize(
     ('files', 'says'),
     [
-        ({'0.jpg': PICTURE, '0.cls': b'true'}, "0.cls holds no class: b'true'"),
-        ({'0.jpg': PICTURE, '0.cls': b'cat'}, '0.cls holds no class'),
-        ({'0.jpg': PICTURE, '0.json': b'[' * 100_000}, '0.json holds no class'),
-        ({'0.jpg': PICTURE, '0.cls': b'99999999999'}, 'has the class 99999999999'),
-        ({'0.jpg': PICTURE, '0.cls': b'1000'}, 'has the label 1000, but there are 1000 classes'),
-        ({'0.jpg': PICTURE, '0.cls': b'-1'}, 'no class is known for|classes .* are missing'),
+        ({'0.jpg': IMAGE, '0.cls': b'true'}, "0.cls holds no class: b'true'"),
+        ({'0.jpg': IMAGE, '0.cls': b'cat'}, '0.cls holds no class'),
+        ({'0.jpg': IMAGE, '0.json': b'[' * 100_000}, '0.json holds no class'),
+        ({'0.jpg': IMAGE, '0.cls': b'99999999999'}, 'has the class 99999999999'),
+        ({'0.jpg': IMAGE, '0.cls': b'1000'}, 'has the label 1000, but there are 1000 classes'),
+        ({'0.jpg': IMAGE, '0.cls': b'-1'}, 'no class is known for|classes .* are missing'),
     ],
 )
 def test_a_class_that_is_none_is_an_error(config, tmp_path, files, says):
@@ -298,10 +298,10 @@ def example(path, **values):
 
 def test_labels_of_records_are_integers_or_none(config, tmp_path):
     path = tmp_path / 'copy' / 'imagenet2012-train.tfrecord-00000-of-00001'
-    image, name = [PICTURE], [b'n01440764_1.JPEG']
+    image, name = [IMAGE], [b'n01440764_1.JPEG']
     for label in ([], None):  # the name tells it
         example(path, image=image, file_name=name, label=label, z=[99])
-        assert load(config)[0] == {'image': PICTURE, 'label': 0}
+        assert load(config)[0] == {'image': IMAGE, 'label': 0}
     for label in ([1.0], [b'7']):
         example(path, image=image, file_name=name, label=label)
         with pytest.raises(UserError, match=r'damaged: no Example .*label is no integer'):
@@ -319,10 +319,10 @@ def test_files_beside_shards_are_no_shards(config, tmp_path):
 
 def test_the_set_is_imagenet_and_no_other_of_its_kind(config, tmp_path):
     for name in ('imagenet2012', 'imagenet2012_real', 'imagenet_lt'):
-        data = PICTURE if name == 'imagenet2012' else b'other'
+        data = IMAGE if name == 'imagenet2012' else b'other'
         file = f'{name}/1.0.0/{name}-train.tfrecord-00000-of-00001'
         example(tmp_path / 'copy' / file, image=[data], file_name=[b'n01440764_1.JPEG'], label=[0])
-    assert load(config)[0]['image'] == PICTURE
+    assert load(config)[0]['image'] == IMAGE
 
 
 @pytest.mark.parametrize(
@@ -422,11 +422,11 @@ def test_a_tar_that_was_unpacked_beside_itself_is_not_read(config, tmp_path):
 
 
 def test_a_class_in_a_tar_may_be_a_wordnet_id(config, tmp_path):
-    samples = {'0.jpg': PICTURE, '0.cls': b'n02123045\n', '0.json': b'{"label": "tiger cat"}'}
+    samples = {'0.jpg': IMAGE, '0.cls': b'n02123045\n', '0.json': b'{"label": "tiger cat"}'}
     one_tar(tmp_path, samples)
-    assert load(config)[0] == {'image': PICTURE, 'label': 281}
-    one_tar(tmp_path, {'0.jpg': PICTURE, '0.json': b'{"label": "n02123045"}'})
-    assert load(config)[0] == {'image': PICTURE, 'label': 281}
+    assert load(config)[0] == {'image': IMAGE, 'label': 281}
+    one_tar(tmp_path, {'0.jpg': IMAGE, '0.json': b'{"label": "n02123045"}'})
+    assert load(config)[0] == {'image': IMAGE, 'label': 281}
 
 
 INDEXING = """

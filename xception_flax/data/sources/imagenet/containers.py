@@ -260,11 +260,8 @@ class Parts:
         self._open: dict[int, Any] = {}
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> list[str]:
-        return self.paths
-
-    def __setstate__(self, paths: list[str]) -> None:
-        self.__init__(paths)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type['Parts'], tuple[list[str]]]:
+        return type(self), (self.paths,)  # another process opens the files itself
 
     def read(self, file: int, offset: int, size: int) -> bytes:
         """The image at an entry's offset in the file of that number.

@@ -5,8 +5,7 @@
 Images of 299x299 come from memory, so what remains is Python's own work and the copying of bytes:
 by threads of the process that trains (0 loader processes), whose lock bounds it however many cores
 there are; and by 1 and 2 processes. Then the process that trains only hands batches on: the CPU
-time of that per image, of all its threads and of the main one alone, says how many images a host
-with enough cores could pass.
+time of all its threads per image says how many images a host with enough cores could pass.
 """
 
 from typing import Any

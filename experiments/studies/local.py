@@ -1,7 +1,6 @@
 """Trains runs on this machine, one process at a time."""
 
 import contextlib
-import pathlib
 import signal
 import subprocess
 import sys
@@ -9,12 +8,11 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-import filelock
 from tqdm import tqdm
 
 from experiments.studies.settings import ROOT
 from experiments.studies.trials import Trial
-from xception_flax.base import signals
+from xception_flax.base import files, signals
 from xception_flax.base.errors import UserError
 from xception_flax.runtime.progress import duration
 
@@ -130,7 +128,7 @@ def hold(trial: Trial) -> Iterator[bool]:
     The run itself locks its folder only some seconds after its start.
     """
     trial.workdir.mkdir(parents=True, exist_ok=True)
-    with _lock(trial.workdir / '.sweep.lock') as free:
+    with files.lock(trial.workdir / '.sweep.lock') as free:
         yield free and not in_use(trial)
 
 
@@ -138,25 +136,8 @@ def in_use(trial: Trial) -> bool:
     """Whether a training uses the run's folder."""
     if not trial.workdir.exists():
         return False
-    with _lock(trial.workdir / '.lock') as free:  # that of `workdirs.claim`
+    with files.lock(trial.workdir / '.lock') as free:  # that of `workdirs.claim`
         return not free
-
-
-@contextlib.contextmanager
-def _lock(path: pathlib.Path) -> Iterator[bool]:
-    """Takes a lock if it is free; gives whether it was."""
-    lock = filelock.FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        yield False
-        return
-    except NotImplementedError:
-        pass  # a mount without locks
-    try:
-        yield True
-    finally:
-        lock.release()
 
 
 def last_line(trial: Trial) -> str:

@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-import filelock
 from tqdm import tqdm
 
+from xception_flax.base import files
 from xception_flax.base.errors import UserError
 from xception_flax.data.sources.base import Source, check_label
 from xception_flax.data.sources.folder import FolderSource
@@ -67,12 +67,11 @@ def write(splits: Mapping[str, Labelled], target: pathlib.Path, name: str) -> di
     others = {path.stem for path in target.glob('*.json')} - {*splits, 'dataset_info', 'features'}
     if others:
         raise UserError(f'{target} holds {", ".join(sorted(others))}, too; give another folder')
-    try:
-        with filelock.FileLock(target / '.lock', timeout=0):
-            written = {s: _Split(one, target, name, s).write() for s, one in splits.items()}
-            _describe(target, name, written, splits)
-    except filelock.Timeout:
-        raise UserError(f'another program writes to {target}') from None
+    with files.lock(target / '.lock') as free:
+        if not free:
+            raise UserError(f'another program writes to {target}')
+        written = {s: _Split(one, target, name, s).write() for s, one in splits.items()}
+        _describe(target, name, written, splits)
     return written
 
 

@@ -7,12 +7,11 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
-import filelock
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from xception_flax.base import processes
+from xception_flax.base import files, processes
 from xception_flax.base.errors import UserError
 from xception_flax.config import reading, schema
 from xception_flax.data import protocols
@@ -39,12 +38,7 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
         free = True
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(filelock.FileLock(workdir / '.lock', timeout=0))
-            except filelock.Timeout:
-                free = False
-            except NotImplementedError:
-                pass  # a mount that knows no locks
+            free = stack.enter_context(files.lock(workdir / '.lock'))
         if not processes.gather(np.bool_(free))[0]:
             raise UserError(f'{workdir} is in use by another training; wait for it, or stop it')
         yield

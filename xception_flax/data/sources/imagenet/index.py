@@ -1,5 +1,6 @@
 """Where the images of a split lie in its files: found once, and kept."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -8,13 +9,13 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import filelock
 import numpy as np
 from absl import logging
 from tqdm import tqdm
 
 from xception_flax.base.errors import UserError
-from xception_flax.data.sources.folder import SYSTEM_FOLDERS
+from xception_flax.base.files import lock
+from xception_flax.data.sources.folder import is_shown
 from xception_flax.data.sources.imagenet.containers import Entry
 
 VERSION = 2  # of the kept file
@@ -131,8 +132,7 @@ def _checked(path: str, scan: Callable[[str], Iterable[Entry]]) -> Iterator[Entr
 
 
 def _is_hidden(name: str) -> bool:
-    folders = name.split('/')
-    return any((part[:1] == '.' and part != '.') or part in SYSTEM_FOLDERS for part in folders)
+    return not all(part == '.' or is_shown(part) for part in name.split('/'))
 
 
 def kept(
@@ -154,19 +154,27 @@ def kept(
     file = folder / f'{digest.hexdigest()[:16]}.npz'
     if found := _load(file, seen, title):
         return found
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f'{file}.lock'):  # of several processes one makes it
-            if found := _load(file, seen, title):
-                return found
-            made = make(paths, scan, title, expected)
+    with contextlib.ExitStack() as stack:
+        with _errors(title, folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock(f'{file}.lock', timeout=-1))  # of several one makes it
+        if found := _load(file, seen, title):
+            return found
+        made = make(paths, scan, title, expected)
+        with _errors(title, folder):
             _save(file, made, seen)
+    return made
+
+
+@contextlib.contextmanager
+def _errors(title: str, folder: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f'the index of {title} cannot be kept in {folder}: {error}; '
             'give a folder as config.dataset.index'
         ) from error
-    return made
 
 
 def _load(file: pathlib.Path, seen: np.ndarray, title: str) -> Index | None:

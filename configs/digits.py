@@ -1,4 +1,4 @@
-"""A small Xception on scikit-learn's digits: real data, no download, a minute on two CPU cores.
+"""A small Xception on the digits: real data, no download, a minute on two CPU cores.
 
     python -m xception_flax.main --config=configs/digits.py --workdir=/tmp/digits
 

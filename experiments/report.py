@@ -7,7 +7,7 @@
 The arguments are studies, whose runs are in WORKDIR (see experiments.sweep), or any folders with
 runs. All numbers come from the metrics.jsonl and config.json of the runs, and speeds from
 speed.json (see experiments.speed). What was not run is marked. OUT (WORKDIR/report by default) gets
-report.html, one self-contained file, and report.md with figures/. The intervals need SciPy:
+report.html, one self-contained file, and report.md with figures/. It needs SciPy and matplotlib:
 pip install -e '.[report]'
 """
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from xception_flax.base import extras
 from xception_flax.base.errors import UserError
 from xception_flax.runtime import program
 
@@ -35,12 +36,8 @@ def main(*names: str) -> None:
     import jax  # here, so that mistakes in the flags are reported at once
 
     jax.config.update('jax_platforms', 'cpu')  # leaves the accelerators to training
-    try:
+    with extras.needed('report', 'the report'):
         from experiments.reporting.page import Page
-    except ModuleNotFoundError as error:
-        if error.name != 'scipy':
-            raise
-        raise UserError("the report needs SciPy: pip install -e '.[report]'") from None
 
     values = flags.FLAGS
     if not (values.out or values.workdir):

@@ -14,6 +14,7 @@ import pathlib
 
 from absl import flags
 
+from xception_flax.base import extras
 from xception_flax.base.errors import UserError
 from xception_flax.runtime import program
 
@@ -36,7 +37,7 @@ def main() -> None:
     import jax
 
     jax.config.update('jax_platforms', 'cpu')  # leaves the accelerators to programs that compute
-    from xception_flax.analysis import drawing, networks, tables
+    from xception_flax.analysis import networks, tables
     from xception_flax.models.counts import summarise
 
     config, model = networks.choose(values.config, values.workdir, values.weights)
@@ -46,6 +47,8 @@ def main() -> None:
     else:
         tables.print_network(config, network)
     for path in values.save:
+        with extras.needed('train', f'--save={path}'):
+            from xception_flax.analysis import drawing
         drawing.draw(model, network, config.image_size, pathlib.Path(path))
         if not values.json:
             print(f'drawn: {path}')

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.studies.settings import ROOT
 from experiments.studies.trials import Trial
-from xception_flax.base import signals
+from xception_flax.base import extras, signals
 from xception_flax.base.errors import UserError
 
 
@@ -75,10 +75,8 @@ def submit(
     Raises:
       UserError: submitit or Slurm is missing, or a parameter does not exist.
     """
-    try:
+    with extras.needed('slurm', '--launcher=slurm'):
         import submitit
-    except ImportError:
-        raise UserError("--launcher=slurm needs submitit: pip install -e '.[slurm]'") from None
     try:
         executor = submitit.AutoExecutor(folder, cluster=cluster)
         executor.update_parameters(**parameters)

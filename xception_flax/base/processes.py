@@ -52,8 +52,9 @@ def join(coordinator: str | None, count: int | None, index: int | None, seconds:
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
     timer.start()
-    # Its SIGTERM handler would replace ours.
-    jax.config.update('jax_enable_preemption_service', False)
+    if hasattr(jax.config, 'jax_enable_preemption_service'):  # from JAX 0.8 on
+        # Its SIGTERM handler would replace ours.
+        jax.config.update('jax_enable_preemption_service', False)
     try:
         jax.distributed.initialize(
             coordinator,

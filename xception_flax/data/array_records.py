@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from xception_flax.base import files
+from xception_flax.base import extras, files
 from xception_flax.base.errors import UserError
 from xception_flax.data.sources.base import Source, check_label
 from xception_flax.data.sources.folder import FolderSource
@@ -150,7 +150,8 @@ def _file_digest(file: pathlib.Path) -> str:
 
 
 def _examples(source: Labelled, chosen: range, unreadable: list[str]) -> Iterator[bytes]:
-    from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2  # slow to import
+    with extras.needed('tfds', 'preparing a data set'):
+        from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2  # slow to import
 
     def values(*found: bytes) -> tf_feature_pb2.Feature:
         return tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=found))
@@ -203,7 +204,8 @@ def _describe(
     splits: Mapping[str, Labelled],
 ) -> None:
     """Writes TFDS's description of the data set: what its features and splits are."""
-    import tensorflow_datasets as tfds  # slow to import
+    with extras.needed('tfds', 'preparing a data set'):
+        import tensorflow_datasets as tfds  # slow to import
 
     names = list(next(iter(splits.values())).class_names) or None
     count = None if names else max(source.num_classes for source in splits.values())

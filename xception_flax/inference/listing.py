@@ -7,9 +7,9 @@ import shutil
 import sys
 from collections.abc import Iterable
 
+from xception_flax.base import extras
 from xception_flax.base.errors import UserError
 from xception_flax.data.decoding import SUFFIXES
-from xception_flax.inference import drawing
 from xception_flax.inference.prediction import Prediction
 
 DRAWN = 48  # largest number of images in a drawing
@@ -77,7 +77,10 @@ def draw(shown: list[Prediction], path: pathlib.Path) -> None:
 
     Raises:
       OSError: the file cannot be written.
+      UserError: matplotlib is missing.
     """
+    with extras.needed('train', '--save'):
+        from xception_flax.inference import drawing
     if len(shown) > DRAWN:
         print(f'{path} has the first {DRAWN} of {len(shown)} images', file=sys.stderr)
     drawn = shown[:DRAWN]

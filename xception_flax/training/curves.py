@@ -3,8 +3,6 @@
 import pathlib
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from xception_flax.runtime.writers import Entry
 from xception_flax.training import metrics
 
@@ -13,7 +11,12 @@ COLOURS = {None: '#9aa5b1', 'live': '#d9822b', 'averaged': '#1f6fb2'}
 
 
 def draw(entries: list[Entry], path: pathlib.Path, title: str) -> None:
-    """Draws metrics over steps, from `metrics.jsonl`: of training batches, and of all weights."""
+    """Draws metrics over steps, from `metrics.jsonl`: of training batches, and of all weights.
+
+    Needs matplotlib (extra `[train]`).
+    """
+    from matplotlib.figure import Figure
+
     series = dict.fromkeys((entry['split'], entry.get('weights')) for entry in entries)
     present = {name for entry in entries for name in entry}
     shown = [m for m in metrics.METRICS if m.drawn and m.name in present]

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from xception_flax.base import extras, processes
 from xception_flax.base import mesh as meshes
-from xception_flax.base import processes
 from xception_flax.base.errors import UserError
 from xception_flax.base.signals import Stopped, StopSignals
 from xception_flax.data import pipeline, workers
@@ -319,8 +319,8 @@ def _finish(training: _Training) -> None:
     label = metrics.by_name(run.config.best).label
     progress.say(
         f'in {workdir}:\n'
-        f'  curves.png     the training curves\n'
-        f'  metrics.jsonl  every number (TensorBoard: tensorboard --logdir {workdir})\n'
+        + ('  curves.png     the training curves\n' if extras.present('matplotlib') else '')
+        + f'  metrics.jsonl  every number (TensorBoard: tensorboard --logdir {workdir})\n'
         f'  checkpoints/   steps {", ".join(map(str, steps))}; best {label} at {best}'
         + (
             f' ({checkpoints.count} saved; training waited {checkpoints.blocked:.2f} s at most)\n'

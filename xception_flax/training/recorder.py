@@ -5,10 +5,14 @@ import pathlib
 
 import jax
 
+from xception_flax.base import extras
 from xception_flax.runtime import writers
 from xception_flax.runtime.progress import Progress
 from xception_flax.training import curves, flops, metrics
 from xception_flax.training.setup import Run
+
+# What a run does without if a package is missing.
+DRAWN_BY = {'matplotlib': 'curves.png', 'tensorboardX': 'event file of TensorBoard'}
 
 
 class Recorder:
@@ -49,6 +53,9 @@ class Recorder:
                 and ('weights' not in entry or entry['step'] in self.scores)
             ]
             self._writer = writers.MetricWriter(self.workdir, kept, step)
+            for package, what in DRAWN_BY.items():
+                if not extras.present(package):
+                    self.progress.say(f"no {what}: it needs {package} (pip install -e '.[train]')")
 
     def train(self, step: int, values: dict[str, float]) -> None:
         """Takes the metrics of a completed training step."""
@@ -75,7 +82,7 @@ class Recorder:
             self.progress.say(f'step {step:,}  {metrics.results_line(split, weights, values)}')
             self._write({'step': step, 'split': split, 'weights': weights, **values})
         self.scores[step] = self._score(results[self.weights[-1]])
-        if self._writer:
+        if self._writer and extras.present('matplotlib'):
             entries = writers.read(self.workdir / 'metrics.jsonl')
             curves.draw(entries, self.workdir / 'curves.png', self.run.title)
 

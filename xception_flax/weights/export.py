@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from xception_flax import ops
+from xception_flax.base import extras
 from xception_flax.base.errors import UserError
 from xception_flax.inference.folding import fold_batch_norm
 from xception_flax.inference.prediction import classify
@@ -48,14 +49,12 @@ def save_onnx(path: pathlib.Path, model: Network, variables: Any, config: Config
     """Writes the same program as ONNX, from 'images' to 'probabilities', and checks its output.
 
     Raises:
-      UserError: jax2onnx or onnxruntime is not installed, or the file gives other probabilities.
+      UserError: a package is not installed, or the file gives other probabilities.
     """
-    try:
+    with extras.needed('see xception_flax/weights/README.md', 'an ONNX file'):
         import jax2onnx
         import onnx
         import onnxruntime
-    except ImportError:
-        raise UserError('ONNX files need jax2onnx: see xception_flax/weights/README.md') from None
     program, images = _program(model, variables, config)
     with ops.lowerings('reference'):  # ONNX has no choice by platform
         proto = jax2onnx.to_onnx(

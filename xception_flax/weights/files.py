@@ -9,12 +9,12 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
-import h5py
 import numpy as np
 import safetensors.numpy
 
+from xception_flax.base import extras
 from xception_flax.base.errors import UserError, printable
-from xception_flax.weights import keras_files, pth
+from xception_flax.weights import keras_config, pth
 from xception_flax.weights.arrays import Arrays
 
 READ = 'Keras (.h5, .weights.h5, .keras) and PyTorch (.safetensors, .pth, .bin, .ckpt, ...)'
@@ -74,11 +74,11 @@ def _recognise(path: pathlib.Path) -> tuple[str, Callable[[pathlib.Path], Conten
     """What a file is, and its reader."""
     with path.open('rb') as file:
         start = file.read(16)
-    if h5py.is_hdf5(path):
+    if _is_hdf5(path):
         return 'an HDF5 file', _hdf5
     if _is_zip(path):
         members = _members(path)
-        if keras_files.WEIGHTS in members:
+        if keras_config.WEIGHTS in members:
             return 'a .keras file', _keras
         if any(name.endswith('/data.pkl') for name in members):
             return 'a file of PyTorch', _pytorch
@@ -100,6 +100,18 @@ def _recognise(path: pathlib.Path) -> tuple[str, Callable[[pathlib.Path], Conten
     raise UserError(f'{path} holds no weights: it is {what}. Read are files of {READ}')
 
 
+def _is_hdf5(path: pathlib.Path) -> bool:
+    """Whether HDF5's signature is at 0, 512, 1024, 2048, ..., where its format allows it."""
+    offset, size = 0, path.stat().st_size
+    with path.open('rb') as file:
+        while offset < size:
+            file.seek(offset)
+            if file.read(8) == b'\x89HDF\r\n\x1a\n':
+                return True
+            offset = 2 * offset or 512
+    return False
+
+
 def _is_zip(path: pathlib.Path) -> bool:
     try:
         return zipfile.is_zipfile(path)
@@ -116,10 +128,14 @@ def _members(path: pathlib.Path) -> list[str]:
 
 
 def _hdf5(path: pathlib.Path) -> Content:
+    with extras.needed('keras', 'an HDF5 file'):
+        from xception_flax.weights import keras_files
     return Content('keras', *keras_files.read_hdf5(path))
 
 
 def _keras(path: pathlib.Path) -> Content:
+    with extras.needed('keras', 'an HDF5 file'):
+        from xception_flax.weights import keras_files
     return Content('keras', *keras_files.read_archive(path))
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from xception_flax.base import extras
 from xception_flax.base.errors import UserError
 from xception_flax.data import protocols
 from xception_flax.models import Network, end_points
@@ -17,7 +18,6 @@ from xception_flax.weights.arrays import Said
 PREFIX = 'hf-hub:'
 CONFIG = 'config.json'
 WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
-INSTALL = 'pip install huggingface_hub'
 # Mean and standard deviation of pixels in [0, 1], by name in `config.preprocessing`.
 STATISTICS = {
     'tf': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -246,10 +246,8 @@ def upload(folder: pathlib.Path, repository: str) -> str:
 
 
 def _library(repository: str) -> Any:
-    try:
+    with extras.needed('hub', f'{PREFIX}{repository}'):
         import huggingface_hub
-    except ImportError:
-        raise UserError(f'{PREFIX}{repository} needs huggingface_hub: {INSTALL}') from None
     return huggingface_hub
 
 

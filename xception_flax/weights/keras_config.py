@@ -7,6 +7,8 @@ from typing import Any
 from xception_flax import models
 from xception_flax.weights.arrays import Said
 
+WEIGHTS, CONFIG = 'model.weights.h5', 'config.json'  # members of a .keras file
+
 Layer = dict[str, Any]  # as Keras saves it: 'class_name', 'config', 'inbound_nodes'
 
 # How `Rescaling` and arithmetic map pixels, as (scale, offset), by name in `config.preprocessing`.

@@ -18,7 +18,6 @@ from xception_flax.base.errors import UserError
 from xception_flax.weights import keras_config
 from xception_flax.weights.arrays import Arrays
 
-WEIGHTS, CONFIG = 'model.weights.h5', 'config.json'  # members of a .keras file
 HEAP = b'GCOL\x01\0\0\0'  # a global heap of HDF5: signature, version, reserved
 LARGEST_ATTRIBUTE = 64e6  # bytes; Keras splits lists at 64 kB
 CONTAINERS = ('layers', '_layer_checkpoint_dependencies', 'vars')  # groups that are no layers
@@ -41,14 +40,16 @@ def read_archive(path: pathlib.Path) -> Content:
     """Reads a `.keras` file."""
     with zipfile.ZipFile(path) as archive:
         sizes = {member.filename: member.file_size for member in archive.infolist()}
-        for name in {CONFIG, WEIGHTS} & sizes.keys():
+        for name in {keras_config.CONFIG, keras_config.WEIGHTS} & sizes.keys():
             if sizes[name] > 2 * path.stat().st_size:
                 raise UserError(f'{name} in it says that it unpacks to {sizes[name]:,} bytes')
-        config = json.loads(archive.read(CONFIG)) if CONFIG in sizes else {}
-        content = io.BytesIO(archive.read(WEIGHTS))
+        config = (
+            json.loads(archive.read(keras_config.CONFIG)) if keras_config.CONFIG in sizes else {}
+        )
+        content = io.BytesIO(archive.read(keras_config.WEIGHTS))
     _check_heaps(content.getvalue())
     with h5py.File(content, 'r') as file:
-        size = sizes[WEIGHTS]
+        size = sizes[keras_config.WEIGHTS]
         return _layers(file, size), config, config.get('compile_config') or {}
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.numpy
 from ml_collections import ConfigDict
 
+from xception_flax.base import extras
 from xception_flax.base.errors import UserError
 from xception_flax.models import Network
 from xception_flax.runtime import workdirs
@@ -172,10 +173,8 @@ def _save_keras(path: pathlib.Path, model: Network, variables: Any, config: Conf
     if config.model == 'resnet152':
         application = keras_order.RESNETS.get(tuple(config.resnet152.stages), application)
     os.environ.setdefault('KERAS_BACKEND', 'jax')
-    try:
+    with extras.needed('pip install keras', 'writing a file of Keras'):
         import keras
-    except ImportError:
-        raise UserError('writing a file of Keras needs Keras: pip install keras') from None
     size = config.image_size
     theirs = getattr(keras.applications, application)(
         weights=None, classes=config.dataset.num_classes, input_shape=(size, size, 3)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from xception_flax.base import extras
 from xception_flax.base.errors import UserError
 from xception_flax.data.sources.base import Record
 
@@ -87,17 +88,15 @@ def _errors(path: str) -> Iterator[None]:
     """Turns what a damaged or unlike file raises into an error for people."""
     try:
         yield
-    except (UserError, ModuleNotFoundError):
+    except UserError:
         raise
     except Exception as error:  # of many kinds
         raise UserError(f'{path} is damaged, or unlike the others: {error}') from error
 
 
 def _open(path: str) -> Any:
-    try:
+    with extras.needed('parquet', path):
         import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise UserError("Parquet files need pyarrow: pip install -e '.[parquet]'") from None
     return pyarrow.parquet.ParquetFile(path)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from xception_flax.base import extras
 from xception_flax.base.errors import UserError
 from xception_flax.base.files import allow_open
 from xception_flax.data.sources.base import Record, Source
@@ -88,7 +89,8 @@ def open_split(
     root = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
     folder = _version_folder(pathlib.Path(root).expanduser(), name, version)
 
-    import tensorflow_datasets as tfds  # slow to import
+    with extras.needed('tfds', str(folder)):
+        import tensorflow_datasets as tfds  # slow to import
 
     builder = tfds.builder_from_directory(folder)
     if 'array_record' not in {f.value for f in builder.info.available_file_formats()}:

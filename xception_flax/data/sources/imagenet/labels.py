@@ -16,7 +16,7 @@ DEVKIT = 'ILSVRC2012_devkit_t12'
 KAGGLE = 'LOC_val_solution.csv'
 TRUTH = 'data/ILSVRC2012_validation_ground_truth.txt'  # in the development kit, like:
 META = 'data/meta.mat'
-# Prints the WordNet ids by the kit's numbers; SciPy comes with scikit-learn.
+# Prints the WordNet ids by the kit's numbers; SciPy comes with JAX.
 READ_META = """
 import io, json, sys
 from scipy.io import loadmat

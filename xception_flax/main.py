@@ -10,7 +10,6 @@ xception_flax/config/schema.py can be changed on the command line:
 """
 
 import functools
-import pathlib
 
 from absl import flags
 
@@ -22,9 +21,10 @@ flags.adopt_module_key_flags(program)
 
 def main(stop: StopSignals) -> None:
     """Trains by the flags, until it is done or a signal comes."""
+    from xception_flax.base import paths
     from xception_flax.training import loop  # slow to import
 
-    workdir = pathlib.Path(flags.FLAGS.workdir).expanduser().absolute()
+    workdir = paths.folder(flags.FLAGS.workdir, writing=True)
     loop.train(flags.FLAGS.config, workdir, stop)
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from experiments.studies.settings import ROOT
 from experiments.studies.trials import Trial
-from xception_flax.base import files, signals
+from xception_flax.base import locks, signals
 from xception_flax.base.errors import UserError
 from xception_flax.runtime.progress import duration
 
@@ -128,16 +128,16 @@ def hold(trial: Trial) -> Iterator[bool]:
     The run itself locks its folder only some seconds after its start.
     """
     trial.workdir.mkdir(parents=True, exist_ok=True)
-    with files.lock(trial.workdir / '.sweep.lock') as free:
-        yield free and not in_use(trial)
+    with locks.lock(trial.workdir / '.sweep.lock') as lock:
+        yield lock is not None and not in_use(trial)
 
 
 def in_use(trial: Trial) -> bool:
     """Whether a training uses the run's folder."""
     if not trial.workdir.exists():
         return False
-    with files.lock(trial.workdir / '.lock') as free:  # that of `workdirs.claim`
-        return not free
+    with locks.lock(trial.workdir / '.lock') as lock:  # that of `workdirs.claim`
+        return lock is None
 
 
 def last_line(trial: Trial) -> str:

@@ -1,34 +1,4 @@
-"""Locks, and open files of the process."""
-
-import contextlib
-import os
-from collections.abc import Iterator
-
-import filelock
-
-
-@contextlib.contextmanager
-def lock(path: str | os.PathLike, timeout: float = 0) -> Iterator[bool]:
-    """Holds a lock inside the context, if it is free; gives whether it was.
-
-    A mount that knows no locks counts as free.
-
-    Args:
-      path: the lock's file.
-      timeout: seconds to wait for it; -1 for ever.
-    """
-    held = filelock.FileLock(path, timeout=timeout)
-    try:
-        held.acquire()
-    except filelock.Timeout:
-        yield False
-        return
-    except NotImplementedError:
-        pass
-    try:
-        yield True
-    finally:
-        held.release()
+"""Open files of the process."""
 
 
 def allow_open(count: int) -> None:

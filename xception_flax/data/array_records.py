@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from xception_flax.base import extras, files
+from xception_flax.base import extras, locks
 from xception_flax.base.errors import UserError
 from xception_flax.data.sources.base import Source, check_label
 from xception_flax.data.sources.folder import FolderSource
@@ -67,7 +67,7 @@ def write(splits: Mapping[str, Labelled], target: pathlib.Path, name: str) -> di
     others = {path.stem for path in target.glob('*.json')} - {*splits, 'dataset_info', 'features'}
     if others:
         raise UserError(f'{target} holds {", ".join(sorted(others))}, too; give another folder')
-    with files.lock(target / '.lock') as free:
+    with locks.lock(target / '.lock') as free:
         if not free:
             raise UserError(f'another program writes to {target}')
         written = {s: _Split(one, target, name, s).write() for s, one in splits.items()}

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 
-from xception_flax.base import extras
+from xception_flax.base import extras, paths
 from xception_flax.base.errors import UserError
 from xception_flax.data.decoding import SUFFIXES
 from xception_flax.inference.prediction import Prediction
@@ -32,7 +32,7 @@ def expand(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
     sys.stdout.reconfigure(errors='replace')  # type: ignore[union-attr]  # names in any encoding
     files, problems = [], []
     for argument in arguments:
-        path = pathlib.Path(argument).expanduser()
+        path = paths.path(argument)
         if path.is_dir():
             inside = [str(file) for file in path.rglob('*') if _is_image(file.relative_to(path))]
             files += sorted(inside)
@@ -45,7 +45,7 @@ def expand(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
     return files, problems
 
 
-def _is_image(path: pathlib.Path) -> bool:
+def _is_image(path: pathlib.PurePath) -> bool:
     hidden = any(part.startswith('.') for part in path.parts)
     return path.suffix.lower() in SUFFIXES and not hidden
 

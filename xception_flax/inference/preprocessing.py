@@ -1,7 +1,6 @@
 """Prepares files, bytes or arrays for a network, as evaluation does."""
 
 import os
-import pathlib
 from collections.abc import Iterable
 from typing import cast
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from xception_flax.base import paths
 from xception_flax.base.errors import UserError
 from xception_flax.data import decoding
 from xception_flax.data.images import EVALUATION_CROPS
@@ -71,7 +71,9 @@ def decode(image: Image, name: str, max_megapixels: float = decoding.MAX_MEGAPIX
     """
     try:
         if isinstance(image, str | os.PathLike):
-            image = pathlib.Path(image).expanduser().read_bytes()
+            path = paths.path(image)
+            with paths.errors(path):
+                image = path.read_bytes()
         if isinstance(image, np.ndarray):
             _check_array(image)
         elif not isinstance(image, bytes):

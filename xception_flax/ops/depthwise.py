@@ -103,7 +103,7 @@ def _shifted_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     (x, kernel), (x_tangent, kernel_tangent) = primals, tangents
     tangent = _spread(x_tangent, kernel, strides, dilation)
-    tangent += _by_rows(x, kernel_tangent, strides, dilation)
+    tangent += _kernel_tangent(x, kernel_tangent, strides, dilation)
     return shifted(x, kernel, strides, dilation), tangent
 
 
@@ -157,6 +157,10 @@ def _by_rows(x: jax.Array, kernel: jax.Array, strides: int, dilation: int) -> ja
     # Two rows per step are faster for long sums, but take longer to compile.
     _, rows = lax.scan(row, None, jnp.arange(height), unroll=2 if height > 32 else 1)
     return jnp.moveaxis(rows, 0, 1).astype(x.dtype)
+
+
+# JAX before 0.10 cannot transpose a loop that is linear from the start.
+_kernel_tangent = _by_rows if jax.__version_info__ >= (0, 10) else _copies
 
 
 def _pad(x: jax.Array, kernel_shape: tuple[int, ...], dilation: int) -> jax.Array:

@@ -8,7 +8,6 @@ the clock; all else follows from the settings. `workdir/checkpoints/STEP/` holds
 import concurrent.futures
 import dataclasses
 import json
-import pathlib
 import time
 import zlib
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ import optax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from xception_flax.base import processes
+from xception_flax.base import paths, processes
 from xception_flax.base.errors import UserError
 
 Tree = Any
@@ -98,12 +97,12 @@ class Checkpoints:
     """
 
     def __init__(
-        self, workdir: pathlib.Path, keep_last: int = 3, keep_best: int = 1,
+        self, workdir: paths.Path, keep_last: int = 3, keep_best: int = 1,
         scores: dict[int, float] | None = None,
     ):  # fmt: skip
         """Opens the folder; `scores` by step say which are the best, and the owner adds to them."""
         self.count, self.blocked = 0, 0.0
-        self.folder = (workdir / 'checkpoints').absolute()
+        self.folder = paths.folder(workdir) / 'checkpoints'
         self._policy = _NewestAndBest(keep_last, keep_best, {} if scores is None else scores)
         self._manager = ocp.CheckpointManager(
             self.folder,
@@ -185,7 +184,7 @@ class Checkpoints:
         for step in steps if jax.process_index() == 0 else ():
             names = (f'{step}{DAMAGED}{n}' for n in ('', *range(2, 1000)))
             aside = next(self.folder / name for name in names if not (self.folder / name).exists())
-            (self.folder / str(step)).rename(aside)
+            paths.move_folder(self.folder / str(step), aside)
         processes.gather(np.bool_(True))  # all wait for the renaming
         self._manager.reload()
 
@@ -259,14 +258,14 @@ def _first_line(error: Exception) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def saved_steps(workdir: pathlib.Path) -> list[int]:
+def saved_steps(workdir: paths.Path) -> list[int]:
     """The steps of a run's checkpoints, in order."""
     folder = workdir / 'checkpoints'
     return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
 
 
 def load_variables(
-    workdir: pathlib.Path, step: int | None, shapes: dict[str, Tree], averaged: bool
+    workdir: paths.Path, step: int | None, shapes: dict[str, Tree], averaged: bool
 ) -> dict[str, Tree]:
     """Reads the weights of a checkpoint to the first local device, and nothing else of it.
 

@@ -6,6 +6,7 @@ import pathlib
 import sys
 from collections.abc import Callable
 
+import pooch
 from absl import app, flags, logging
 
 from xception_flax.base import memory, signals
@@ -69,12 +70,9 @@ def _run(work: Callable[..., None], needs: tuple[str, ...], alone: bool, argv: l
         for name in needs:
             if not values[name].value:
                 raise UserError(f'--{name} is missing; see --help')
-        if '://' in (values.workdir or ''):
-            raise UserError(f'--workdir={values.workdir} is no path; mount the bucket first')
         if values.workdir and 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
             # For the next start and for other runs of the same network.
-            beside = pathlib.Path(values.workdir).expanduser().absolute().parent / COMPILED
-            jax.config.update('jax_compilation_cache_dir', str(beside))
+            jax.config.update('jax_compilation_cache_dir', str(_compiled(values.workdir)))
         if not alone:
             processes.join(values.coordinator, values.processes, values.process, values.patience)
         work(*argv[1:])
@@ -96,6 +94,13 @@ def _run(work: Callable[..., None], needs: tuple[str, ...], alone: bool, argv: l
         )
     except KeyboardInterrupt:
         sys.exit('interrupted')
+
+
+def _compiled(workdir: str) -> pathlib.Path:
+    """The folder of compiled programs: beside the run, on this machine for one in a bucket."""
+    if '://' in workdir:
+        return pooch.os_cache('xception_flax') / COMPILED
+    return pathlib.Path(workdir).expanduser().absolute().parent / COMPILED
 
 
 def _key_flags(module: str) -> set[str]:

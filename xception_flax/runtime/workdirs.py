@@ -3,15 +3,13 @@
 import contextlib
 import itertools
 import json
-import os
-import pathlib
 from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from xception_flax.base import files, processes
+from xception_flax.base import locks, paths, processes
 from xception_flax.base.errors import UserError
 from xception_flax.config import reading, schema
 from xception_flax.data import protocols
@@ -27,21 +25,25 @@ BOUND = (
 
 
 @contextlib.contextmanager
-def claim(workdir: pathlib.Path) -> Iterator[None]:
+def claim(workdir: paths.Path) -> Iterator[locks.Lock]:
     """Makes the folder, and locks it against other programs inside the context.
+
+    Yields:
+      The lock, whose `check` says whether it was lost.
 
     Raises:
       UserError: another program uses it.
       OSError: it cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        free = True
+        lock: locks.Lock | None = locks.Lock()
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
-            free = stack.enter_context(files.lock(workdir / '.lock'))
-        if not processes.gather(np.bool_(free))[0]:
+            lock = stack.enter_context(locks.lock(workdir / '.lock'))
+        if not processes.gather(np.bool_(lock is not None))[0]:
             raise UserError(f'{workdir} is in use by another training; wait for it, or stop it')
-        yield
+        assert lock is not None
+        yield lock
 
 
 def differences(stored: ConfigDict, config: ConfigDict) -> tuple[list[str], list[str]]:
@@ -67,7 +69,7 @@ def differences(stored: ConfigDict, config: ConfigDict) -> tuple[list[str], list
     return bound, free
 
 
-def check_fits(workdir: pathlib.Path, config: ConfigDict, class_names: Sequence[str]) -> list[str]:
+def check_fits(workdir: paths.Path, config: ConfigDict, class_names: Sequence[str]) -> list[str]:
     """Checks that a run with checkpoints can resume with this config and these classes.
 
     Returns:
@@ -95,7 +97,7 @@ def check_fits(workdir: pathlib.Path, config: ConfigDict, class_names: Sequence[
 
 
 def write_settings(
-    workdir: pathlib.Path, config: ConfigDict, class_names: Sequence[str] | None
+    workdir: paths.Path, config: ConfigDict, class_names: Sequence[str] | None
 ) -> None:
     """Writes `config.json`, and `classes.json` unless nothing is known of the classes.
 
@@ -106,13 +108,10 @@ def write_settings(
         names = json.dumps(list(class_names), indent=0, ensure_ascii=False)
         texts['classes.json'] = f'{names}\n'
     for file, text in texts.items() if jax.process_index() == 0 else ():
-        path = workdir / file
-        partial = path.with_suffix('.partial')
-        partial.write_text(text, encoding='utf-8')
-        os.replace(partial, path)
+        paths.write(workdir / file, text)
 
 
-def read_classes(workdir: pathlib.Path) -> list[str] | None:
+def read_classes(workdir: paths.Path) -> list[str] | None:
     """The class names of a run, as its data has them; [] if it has none, None if not known.
 
     Raises:

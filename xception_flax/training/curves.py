@@ -1,8 +1,9 @@
 """The training curves of a run as an image."""
 
-import pathlib
+import io
 from typing import Any
 
+from xception_flax.base import paths
 from xception_flax.runtime.writers import Entry
 from xception_flax.training import metrics
 
@@ -10,7 +11,7 @@ COLUMNS = 3
 COLOURS = {None: '#9aa5b1', 'live': '#d9822b', 'averaged': '#1f6fb2'}
 
 
-def draw(entries: list[Entry], path: pathlib.Path, title: str) -> None:
+def draw(entries: list[Entry], path: paths.Path, title: str) -> None:
     """Draws metrics over steps, from `metrics.jsonl`: of training batches, and of all weights.
 
     Needs matplotlib (extra `[train]`).
@@ -44,7 +45,9 @@ def draw(entries: list[Entry], path: pathlib.Path, title: str) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=120)
+    paths.write(path, image.getvalue())
 
 
 def _look(split: str, weights: str | None) -> dict[str, Any]:

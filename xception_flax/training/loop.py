@@ -3,15 +3,17 @@
 import collections
 import contextlib
 import pathlib
+import tempfile
 import time
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from xception_flax.base import extras, processes
+from xception_flax.base import extras, paths, processes
 from xception_flax.base import mesh as meshes
 from xception_flax.base.errors import UserError
+from xception_flax.base.locks import Lock
 from xception_flax.base.signals import Stopped, StopSignals
 from xception_flax.data import pipeline, workers
 from xception_flax.data.reader import Reader
@@ -29,7 +31,7 @@ STEPS_AHEAD = 2
 WARM_STEPS = 10  # before a profile
 
 
-def train(config: ConfigDict, workdir: pathlib.Path, stop: StopSignals | None = None) -> None:
+def train(config: ConfigDict, workdir: paths.Path, stop: StopSignals | None = None) -> None:
     """Trains by a config in `workdir`, or resumes the run there.
 
     Args:
@@ -46,9 +48,9 @@ def train(config: ConfigDict, workdir: pathlib.Path, stop: StopSignals | None = 
     progress = Progress(run.durations.total, visible=jax.process_index() == 0)
     _introduce(run, progress)
     with (
-        workdirs.claim(workdir),
+        workdirs.claim(workdir) as lock,
         contextlib.closing(progress),
-        contextlib.closing(_Training(run, workdir, progress, stop)) as training,
+        contextlib.closing(_Training(run, workdir, lock, progress, stop)) as training,
     ):
         training.go()
         progress.close()
@@ -59,9 +61,15 @@ class _Training:
     """One start of a run: its state and position."""
 
     def __init__(
-        self, run: Run, workdir: pathlib.Path, progress: Progress, stop: StopSignals | None
+        self,
+        run: Run,
+        workdir: paths.Path,
+        lock: Lock,
+        progress: Progress,
+        stop: StopSignals | None,
     ):
         self.run, self.workdir, self.progress, self.stop = run, workdir, progress, stop
+        self.lock = lock
         averaged = run.abstract_state.ema is not None
         self.recorder = Recorder(
             run, workdir, progress, ('live', 'averaged') if averaged else ('live',)
@@ -167,6 +175,7 @@ class _Training:
             self.progress.advance()
             self._check_finite(step, self.last)
             if step == durations.total or durations.due(durations.log, step):
+                self.lock.check()
                 self.recorder.train(step, self.last)
 
     def _check_finite(self, step: int, values: dict[str, float]) -> None:
@@ -209,6 +218,7 @@ class _Training:
         return step == durations.total or durations.due(durations.eval, step)
 
     def _save(self, step: int) -> None:
+        self.lock.check()
         self._await_all_but(0)
         self.recorder.sync()
         with self.progress.pause():
@@ -258,14 +268,15 @@ class _Training:
 class _Profile:
     """A trace of some steps after the first ten of a start, for the profiler of TensorBoard."""
 
-    def __init__(self, steps: int, workdir: pathlib.Path):
+    def __init__(self, steps: int, workdir: paths.Path):
         self.steps = steps if jax.process_index() == 0 else 0
-        self.workdir, self.running = workdir, False
+        self.folder, self.running = workdir / 'tensorboard', False
 
     def before(self, step: int) -> None:
         """Starts or ends the trace before `step`, counted from this start."""
         if self.steps and step == 1 + WARM_STEPS:
-            jax.profiler.start_trace(self.workdir / 'tensorboard')
+            self.local = tempfile.mkdtemp() if paths.in_bucket(self.folder) else self.folder
+            jax.profiler.start_trace(self.local)
             self.running = True
         elif self.running and step == 1 + WARM_STEPS + self.steps:
             self.__exit__()
@@ -277,6 +288,8 @@ class _Profile:
         if self.running:
             self.running = False
             jax.profiler.stop_trace()
+            if paths.in_bucket(self.folder):
+                paths.upload(pathlib.Path(self.local), self.folder)
 
 
 def _introduce(run: Run, progress: Progress) -> None:
@@ -304,6 +317,7 @@ def _finish(training: _Training) -> None:
     """Waits for the last checkpoint and prints the results and the files."""
     run, progress, workdir = training.run, training.progress, training.workdir
     checkpoints = training.checkpoints
+    training.recorder.sync()
     checkpoints.wait()
     best, steps = checkpoints.best_step(), checkpoints.steps()
     unreadable = len(training.train_reader.unreadable)

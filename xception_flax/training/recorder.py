@@ -1,11 +1,10 @@
 """Prints, writes and draws the numbers of a run."""
 
 import json
-import pathlib
 
 import jax
 
-from xception_flax.base import extras
+from xception_flax.base import extras, paths
 from xception_flax.runtime import writers
 from xception_flax.runtime.progress import Progress
 from xception_flax.training import curves, flops, metrics
@@ -23,9 +22,7 @@ class Recorder:
         any, negative if lower is better; the highest score is the best.
     """
 
-    def __init__(
-        self, run: Run, workdir: pathlib.Path, progress: Progress, weights: tuple[str, ...]
-    ):
+    def __init__(self, run: Run, workdir: paths.Path, progress: Progress, weights: tuple[str, ...]):
         """Reads what an earlier start has written; `weights` are the kinds that are evaluated."""
         self.run, self.workdir, self.progress, self.weights = run, workdir, progress, weights
         self._entries = writers.read(workdir / 'metrics.jsonl')
@@ -83,8 +80,7 @@ class Recorder:
             self._write({'step': step, 'split': split, 'weights': weights, **values})
         self.scores[step] = self._score(results[self.weights[-1]])
         if self._writer and extras.present('matplotlib'):
-            entries = writers.read(self.workdir / 'metrics.jsonl')
-            curves.draw(entries, self.workdir / 'curves.png', self.run.title)
+            curves.draw(self._writer.entries(), self.workdir / 'curves.png', self.run.title)
 
     def exhausted(self) -> bool:
         """Whether the newest `config.patience` evaluations are no better than those before."""
@@ -96,7 +92,7 @@ class Recorder:
         if jax.process_index() == 0:
             report = {'step': step, **writers.finite(values), 'examples': examples}
             text = json.dumps(report, indent=1) + '\n'
-            (self.workdir / 'nonfinite.json').write_text(text)
+            paths.write(self.workdir / 'nonfinite.json', text)
 
     def sync(self) -> None:
         """Flushes everything to the disk."""

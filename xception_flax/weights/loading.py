@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from xception_flax import config as configs
 from xception_flax import models
+from xception_flax.base import paths
 from xception_flax.base.errors import UserError, printable
 from xception_flax.config import reading
 from xception_flax.models import Network, head_layer, layers
@@ -81,7 +82,8 @@ def load(
         return _fit(path, None, by_path(net.variables), net.config, Said(), model, new_head)
     if step is not None:
         raise UserError(f'{where} is no run: a weights file has no step {step}')
-    content = files.read(hub.weights_file(path) if repository else path)
+    with paths.local(hub.weights_file(path) if repository else path) as file:
+        content = files.read(file)
     if content.note:
         logging.warning('%s: %s', path, content.note)
     library = FORMATS[content.library]
@@ -106,7 +108,10 @@ def load(
 
 def allow_float64(where: str | os.PathLike[str]) -> None:
     """Turns on 64-bit types if `where` is a run in float64; programs call it before `load`."""
-    path = pathlib.Path(os.path.expanduser(where))  # without an error, which `load` reports
+    try:
+        path = paths.folder(where)
+    except (OSError, RuntimeError, UserError, ValueError):
+        return  # `load` reports it
     file = path / 'config.json'
     if not file.is_file() or hub.is_repository(path):
         return
@@ -114,8 +119,8 @@ def allow_float64(where: str | os.PathLike[str]) -> None:
         jax.config.update('jax_enable_x64', True)
 
 
-def _load_run(workdir: pathlib.Path, step: int | None, weights: str) -> Trained:
-    workdir = workdir.absolute()
+def _load_run(workdir: paths.Path, step: int | None, weights: str) -> Trained:
+    workdir = paths.folder(workdir)
     config = reading.from_json(workdir / 'config.json')
     if config.dtype == 'float64' and not jax.config.read('jax_enable_x64'):
         raise UserError(

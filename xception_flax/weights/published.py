@@ -8,6 +8,7 @@ import hashlib
 import pathlib
 from typing import Any
 
+from xception_flax.base import paths
 from xception_flax.base.errors import UserError, nearest
 from xception_flax.weights import hub
 
@@ -129,7 +130,7 @@ def usual(library: str, network: str) -> Published:
     )
 
 
-def find(source: str) -> tuple[pathlib.Path, Published | None]:
+def find(source: str) -> tuple[paths.Path, Published | None]:
     """Finds a weights file or the folder of a run, and what is known of published weights.
 
     Args:
@@ -141,14 +142,15 @@ def find(source: str) -> tuple[pathlib.Path, Published | None]:
     """
     name, given, path = source.partition('=')
     if name in PUBLISHED:
-        return pathlib.Path(path).expanduser() if given else _locate(name), PUBLISHED[name]
+        return paths.path(path) if given else _locate(name), PUBLISHED[name]
     if source.startswith(hub.PREFIX):
         return hub.fetch(source.removeprefix(hub.PREFIX)), None
     if name.startswith(('keras/', 'timm/')) and not pathlib.Path(source).exists():
         raise UserError(f'there are no weights {name!r}{nearest(name, PUBLISHED)}')
     try:
-        found = pathlib.Path(source).expanduser()
-        found.exists()
+        found = paths.path(source)
+        with paths.errors(found):
+            found.exists()
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f'{source!r} is no path: {error}') from error
     same_file = [known for known in PUBLISHED.values() if known.md5 and known.file == found.name]

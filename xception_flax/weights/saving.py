@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from xception_flax.base import extras
+from xception_flax.base import extras, paths
 from xception_flax.base.errors import UserError
 from xception_flax.models import Network
 from xception_flax.runtime import workdirs
@@ -51,7 +51,8 @@ def save(
             save(local, model, variables, config, class_names, measured, for_hub=True)
             return hub.upload(local, os.fspath(path).removeprefix(hub.PREFIX))
     target = check_target(path, for_hub)
-    with _whole(target) as partial:
+    is_run = not (for_hub or target.suffix)
+    with _whole(target, is_run) as partial:
         if for_hub:
             _save_for_hub(partial, model, variables, config, class_names, measured)
         elif target.suffix:
@@ -62,8 +63,12 @@ def save(
 
 
 @contextlib.contextmanager
-def _whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
+def _whole(target: paths.Path, is_run: bool) -> Iterator[paths.Path]:
     """Gives a path to write to, which becomes the target; nothing remains of what fails."""
+    if paths.in_bucket(target):
+        with _whole_in_bucket(target, is_run) as partial:
+            yield partial
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f'.partial-{target.name}')
     _remove(partial)  # of a program that was killed
@@ -74,6 +79,20 @@ def _whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
         _remove(partial)
 
 
+@contextlib.contextmanager
+def _whole_in_bucket(target: paths.Path, is_run: bool) -> Iterator[paths.Path]:
+    if not is_run:
+        with tempfile.TemporaryDirectory() as folder:
+            yield pathlib.Path(folder) / target.name
+            paths.upload(pathlib.Path(folder) / target.name, target)
+        return
+    try:
+        yield target  # only orbax writes checkpoints as it reads them in a bucket
+    except BaseException:
+        paths.remove_folder(target)
+        raise
+
+
 def _remove(path: pathlib.Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
@@ -81,11 +100,11 @@ def _remove(path: pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_target(path: str | os.PathLike[str], for_hub: bool = False) -> pathlib.Path:
+def check_target(path: str | os.PathLike[str], for_hub: bool = False) -> paths.Path:
     """The path, checked to be one that `save` can write; else a `UserError` says why not."""
     if os.fspath(path).startswith(hub.PREFIX):
         return pathlib.Path(path)
-    target = pathlib.Path(path).expanduser().absolute()
+    target = paths.folder(path, writing=True)
     if target.exists():
         raise UserError(f'{target} exists already; remove it, or give another name')
     if target.suffix and (for_hub or _kind(target) not in _WRITERS):

@@ -14,7 +14,7 @@ from absl import logging
 from tqdm import tqdm
 
 from xception_flax.base.errors import UserError
-from xception_flax.base.files import lock
+from xception_flax.base.locks import lock
 from xception_flax.data.sources.folder import is_shown
 from xception_flax.data.sources.imagenet.containers import Entry
 
@@ -157,7 +157,7 @@ def kept(
     with contextlib.ExitStack() as stack:
         with _errors(title, folder):
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock(f'{file}.lock', timeout=-1))  # of several one makes it
+            stack.enter_context(lock(file.with_name(f'{file.name}.lock'), timeout=-1))  # of several one makes it
         if found := _load(file, seen, title):
             return found
         made = make(paths, scan, title, expected)

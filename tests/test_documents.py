@@ -45,9 +45,17 @@ def read(path: pathlib.Path) -> str:
     return path.read_text(encoding='utf-8')
 
 
-DOCUMENTS = files('*.md')
-# Everything that may hold a command: documents, docstrings, the notebook, the job.
-TEXTS = {path: read(path) for path in (*DOCUMENTS, *files('*.py', '*.ipynb'), ROOT / '.ci' / 'run')}
+def prose(path: pathlib.Path) -> str:
+    """The Markdown of a document or of a notebook."""
+    if path.suffix != '.ipynb':
+        return read(path)
+    cells = json.loads(read(path))['cells']
+    return '\n\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
+
+
+DOCUMENTS = files('*.md', '*.ipynb')
+# Everything that may hold a command: documents, docstrings, the notebooks, the job.
+TEXTS = {path: read(path) for path in (*DOCUMENTS, *files('*.py'), ROOT / '.ci' / 'run')}
 each_document = pytest.mark.parametrize(
     'document', DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
 )
@@ -79,20 +87,20 @@ def commands(text: str) -> list[str]:
 
 @each_document
 def test_links_lead_to_files_and_headings(document):
-    for target in links(read(document)):
+    for target in links(prose(document)):
         if re.match(r'[a-z]+:', target):
             continue
         path, _, anchor = target.partition('#')
         file = (document.parent / path).resolve() if path else document
         assert file.exists(), target
         assert file.is_relative_to(ROOT), target
-        assert not anchor or anchor in anchors(read(file)), target
+        assert not anchor or anchor in anchors(prose(file)), target
 
 
 @each_document
 def test_files_that_a_document_names_exist(document):
     ours = '|'.join(map(re.escape, FOLDERS))
-    for path in re.findall(rf'(?<![\w/.-])((?:{ours})/[\w./*-]*[\w*])', read(document)):
+    for path in re.findall(rf'(?<![\w/.-])((?:{ours})/[\w./*-]*[\w*])', prose(document)):
         assert 'NAME' in path or list(ROOT.glob(path)), path
 
 

@@ -64,7 +64,7 @@ def in_process(request, tmp_path_factory):
 
     plt.close('all')
     plt.switch_backend('agg')
-    names = {}
+    names, platforms = {}, jax.config.jax_platforms
     with pytest.MonkeyPatch.context() as patch, plt.rc_context():
         patch.setattr(subprocess, 'run', note)
         patch.chdir(FOLDER)
@@ -75,6 +75,7 @@ def in_process(request, tmp_path_factory):
                 exec(cell.source.replace('%matplotlib inline', ''), names)
             if 'settings' in cell.metadata.get('tags', ()):
                 names.update(settings)
+    jax.config.update('jax_platforms', platforms)
     yield InProcess(request.param, names, commands, len(plt.get_fignums()))
     plt.close('all')
 

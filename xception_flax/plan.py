@@ -4,12 +4,14 @@ r"""Compiles a run for a TPU slice that is not there, and reports memory and est
   python -m xception_flax.plan --config=configs/imagenet.py --topology=v5e:4x4
   python -m xception_flax.plan --config=configs/imagenet.py --topology=v5p:2x2x2 \
       --config.batch_size=2048 --compare=configs/imagenet_inception_v3.py
+  python -m xception_flax.plan --config=configs/imagenet.py --topology=v5e:4x4 --slices=2
 
 The training and the evaluation step are compiled by the TPU compiler, on any machine and for any
 number of chips; nothing is computed, and no data is needed. Memory is what the compiler allocates.
 All other figures are estimates for the images processed at once, a micro-batch or one crop of each:
 memory traffic is the estimate of XLA, cycles are the sum of the compiler's estimates per operation.
-They are not measurements, and leave out overlap and waiting, such as for collectives.
+They are not measurements, and leave out overlap and waiting, such as for collectives and for the
+data-centre network, over which several slices (multislice) exchange the sums of their gradients.
 """
 
 import json
@@ -21,6 +23,7 @@ from xception_flax.runtime import program
 
 flags.declare_key_flag('config')
 flags.DEFINE_string('topology', None, 'The slice: v4:2x2x4, v5e:4x4, v5p:2x2x2, v6e:8x8, ...')
+flags.DEFINE_integer('slices', 1, 'Number of such slices.', lower_bound=1)
 flags.DEFINE_string('compare', None, 'Another config file, to compare with.')
 flags.DEFINE_bool('json', False, 'Print one JSON object instead of tables.')
 
@@ -42,7 +45,7 @@ def main() -> None:
     configs = {'config': values.config}
     if values.compare:
         configs['compare'] = reading.read_file(values.compare)
-    where = slices.describe(values.topology)
+    where = slices.describe(values.topology, values.slices)
     found = {name: plans.make(config, where) for name, config in configs.items()}
     if values.json:
         print(json.dumps({name: plan_tables.as_dict(plan) for name, plan in found.items()}))

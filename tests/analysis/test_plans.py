@@ -94,6 +94,20 @@ def test_each_chip_has_its_own_images_however_batch_norm_groups_them(program):
     assert sent - without <= 4 * channels * 48 * jnp.float32(0).nbytes
 
 
+def test_two_slices_exchange_each_sum_once_over_the_network_between_them(program):
+    pytest.importorskip('libtpu')
+    one, two = (
+        json.loads(program(*PLAN, '--topology=v5e:2x2', f'--slices={n}', '--json'))['config']
+        for n in (1, 2)
+    )
+    assert (two['topology'], two['chips'], two['devices']) == ('2 x v5e:2x2', 8, 8)
+    assert two['training']['flops'] < 0.6 * one['training']['flops']
+    assert 'between slices' not in one['training']['collective_bytes']
+    # Gradients are exchanged once, at most in float32, with batch norm's sums; not features.
+    sent = two['training']['collective_bytes']['between slices']
+    assert 2 * two['parameters'] / 4 < sent < 4.2 * two['parameters']
+
+
 def test_with_accumulation_the_costs_are_those_of_a_micro_batch(program):
     pytest.importorskip('libtpu')
     whole, quarter = (

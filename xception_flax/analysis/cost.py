@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
+BETWEEN = 'between slices'  # received over the data-centre network, one 'recv' per exchange
 _BYTES = {'f64': 8, 's64': 8, 'u64': 8, 'f32': 4, 's32': 4, 'u32': 4, 'bf16': 2, 'f16': 2, 's16': 2,
           'u16': 2, 's8': 1, 'u8': 1, 'pred': 1}  # fmt: skip
 
@@ -25,7 +26,8 @@ class Cost:
       temporaries: bytes of temporary memory.
       flops: operations, an addition and a multiplication counting one each.
       bytes: read from and written to memory, estimate of XLA.
-      collectives: bytes of the results by kind of collective operation.
+      collectives: bytes of the results by kind of collective operation; `BETWEEN` for the exchanges
+        of slices.
       cycles: estimate of the compiler by stage of the network and kind of operation.
     """
 
@@ -101,6 +103,8 @@ class Text:
             collective = opcode.removesuffix('-done')  # the start may return more
             if collective in COLLECTIVES:
                 self.collectives[collective] += _size(shape)
+            elif opcode == 'recv-done':
+                self.collectives[BETWEEN] += _size(shape)
             if cycles := re.search(r'"estimated_cycles":"(\d+)"', rest):
                 name = re.search(r'op_name="([^"]*)"', rest)
                 key = stage(name[1] if name else ''), self._kind(opcode, rest)

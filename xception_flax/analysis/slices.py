@@ -41,9 +41,9 @@ class Slice:
     """Chips that compute together.
 
     Attributes:
-      name: kind and shape, such as 'v5e:4x4'.
+      name: kind and shape, such as 'v5e:4x4', or '2 x v5e:4x4' for two slices.
       chip: kind of chip.
-      chips: number of chips.
+      chips: number of chips, of all slices.
       mesh: abstract JAX devices in a row, for which programs can be compiled.
     """
 
@@ -53,11 +53,12 @@ class Slice:
     mesh: Mesh
 
 
-def describe(topology: str) -> Slice:
+def describe(topology: str, slices: int = 1) -> Slice:
     """Describes a slice for the compiler; needs no TPU.
 
     Args:
       topology: kind and shape: 'v5e:4x4', 'v4:2x2x4'.
+      slices: number of such slices, which the data-centre network connects.
 
     Raises:
       UserError: there is no such kind or shape, or the TPU compiler is not installed.
@@ -78,13 +79,15 @@ def describe(topology: str) -> Slice:
 
     try:
         # The two cores of a v4 chip are one JAX device, as on Cloud TPU.
-        options = {'chip_config_name': 'megacore'} if kind == 'v4' else {}
+        options: dict[str, Any] = {'chip_config_name': 'megacore'} if kind == 'v4' else {}
+        if slices > 1:
+            options['num_slices'] = slices
         found = topologies.get_topology_desc(platform='tpu', topology_name=topology, **options)
     except Exception as error:  # of many types; or libtpu is missing
         reason = ' '.join(str(error).split())[:200]
         hint = "; pip install -e '.[tpu]'" if 'libtpu' in reason or 'backend' in reason else ''
         raise UserError(f'--topology={topology}: {reason}{hint}') from error
     devices: list[Any] = sorted(found.devices, key=lambda device: device.id)
-    chips = len({tuple(device.coords) for device in devices})
+    chips = slices * len({tuple(device.coords) for device in devices})
     mesh = Mesh(np.array(devices), ('data',), axis_types=(AxisType.Auto,))
-    return Slice(topology, CHIPS[kind], chips, mesh)
+    return Slice(f'{slices} x {topology}' if slices > 1 else topology, CHIPS[kind], chips, mesh)

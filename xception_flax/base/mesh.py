@@ -12,7 +12,13 @@ from xception_flax.base.signals import StopSignals
 
 
 def make_mesh() -> Mesh:
-    """All devices along the axis 'data', those of one process side by side."""
+    """All devices along the axis 'data', those of one process side by side.
+
+    Processes are numbered slice by slice, so the devices of a TPU slice are side by side, too. To
+    sum over several slices, the TPU compiler sums inside each slice, exchanges that sum over the
+    data-centre network, and gathers it inside each slice; that needs no second axis.
+    `python -m xception_flax.plan --slices=N` reports the bytes.
+    """
     if warning := accelerators.unseen(jax.default_backend()):
         logging.warning(warning)
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))

@@ -13,6 +13,8 @@ import pytest
 from helpers import AGAIN, RUN, Program, entries, free_port
 
 import xception_flax
+from xception_flax.base import processes
+from xception_flax.base.errors import UserError
 
 ARGS = (
     *RUN, '--config.dtype=float64', '--config.eval_steps=30',
@@ -114,6 +116,85 @@ def test_processes_that_do_not_meet_are_an_error(tmp_path, program):
     assert output == 'error: --coordinator=localhost is no address; give HOST:PORT of process 0\n'
     output = program(*args, status=1)
     assert output.endswith('go together: give all three\n')
+
+
+@pytest.mark.parametrize(
+    ('env', 'advice'),
+    [
+        ({'SLURM_STEP_NUM_TASKS': '4'}, 'give --coordinator'),  # the rest of Slurm's are missing
+        ({'OMPI_COMM_WORLD_SIZE': '2', 'OMPI_COMM_WORLD_RANK': '0'}, 'give --coordinator'),
+        ({'PMI_SIZE': '2'}, 'give --coordinator'),
+        ({'SKYPILOT_NUM_NODES': '2'}, 'give --coordinator'),
+        ({'TPU_WORKER_HOSTNAMES': 'a,b'}, "pip install -e '.[tpu]'"),
+        ({'MEGASCALE_NUM_SLICES': '2'}, "pip install -e '.[tpu]'"),
+        ({'JOB_COMPLETION_INDEX': '1'}, "pip install -e '.[k8s]'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
+)
+def test_one_of_several_processes_does_not_train_alone(tmp_path, program, env, advice):
+    output = program(*RUN, f'--workdir={tmp_path}', status=1, **env)
+    (name, value), *_ = env.items()
+    assert output.startswith(f'error: {name}={value} says that this is one of several processes')
+    assert advice in output
+    assert output.count('\n') == 1
+    assert not list(tmp_path.iterdir())
+
+
+# A shell in a job of eight tasks, `srun -n 1`, `mpirun -n 1`, a JobSet of one pod, one TPU host.
+ALONE = {
+    'SLURM_JOB_ID': '1', 'SLURM_NTASKS': '8', 'SLURM_PROCID': '0', 'SLURM_STEP_NUM_TASKS': '1',
+    'OMPI_COMM_WORLD_SIZE': '1', 'PMI_SIZE': '1', 'SKYPILOT_NUM_NODES': '1',
+    'TPU_WORKER_HOSTNAMES': 'localhost', 'MEGASCALE_NUM_SLICES': '1', 'JOB_COMPLETION_INDEX': '0',
+}  # fmt: skip
+
+
+def test_a_process_that_is_alone_may_be(tmp_path, program):
+    nothing = f'error: {tmp_path}/config.json is missing: {tmp_path} holds no run\n'
+    evaluate = ('-m', 'xception_flax.evaluate', f'--workdir={tmp_path}')
+    assert program(*evaluate, status=1, **ALONE) == nothing
+    assert program(*evaluate, '--processes=1', status=1, OMPI_COMM_WORLD_SIZE='2') == nothing
+
+
+@pytest.mark.parametrize('launcher', ['slurm', 'openmpi'])
+def test_processes_find_each_other_by_the_variables_of_their_launcher(tmp_path, launcher):
+    number = 4096 * 1000 + free_port()  # JAX makes a port of it
+
+    def variables(index):
+        if launcher == 'slurm':
+            return {
+                'SLURM_JOB_ID': str(number), 'SLURM_STEP_NODELIST': 'localhost',
+                'SLURM_NTASKS': '2', 'SLURM_STEP_NUM_TASKS': '2', 'SLURM_PROCID': str(index),
+                'SLURM_LOCALID': str(index), 'SLURM_STEP_NUM_NODES': '1',
+            }  # fmt: skip
+        return {
+            'OMPI_MCA_orte_hnp_uri': f'{number * 4096}.0;tcp://127.0.0.1:1',
+            'OMPI_COMM_WORLD_SIZE': '2', 'OMPI_COMM_WORLD_RANK': str(index),
+            'OMPI_COMM_WORLD_LOCAL_RANK': str(index),
+        }  # fmt: skip
+
+    pair = [
+        Program(
+            *RUN, f'--workdir={tmp_path}', f'--config.seed={i}', '--patience=20', **variables(i)
+        )
+        for i in range(2)
+    ]
+    for run in pair:
+        run.end(1)
+        assert 'process 1 was started with settings or data that differ' in run.errors
+
+
+@pytest.mark.parametrize(
+    'error', [RuntimeError('Kubernetes API Error: 403\nno permission'), KeyError('job-name')]
+)
+def test_a_failed_search_for_processes_is_reported_in_one_line(monkeypatch, error):
+    def initialize(*_, **__):
+        raise error
+
+    monkeypatch.setattr(jax.distributed, 'initialize', initialize)
+    with pytest.raises(UserError, match='JAX could not find the other processes') as raised:
+        processes.join(None, None, None, seconds=9)
+    assert '--processes=1 if there are none' in str(raised.value)
+    assert '\n' not in str(raised.value)
 
 
 def test_processes_of_other_settings_are_refused(tmp_path):

@@ -16,22 +16,37 @@ from jax.experimental import multihost_utils
 from xception_flax.base.errors import UserError
 from xception_flax.base.signals import STATUS, StopSignals
 
+BY_HAND = 'give --coordinator=HOST:PORT --processes=N --process=I'
+# Variables that tell a process of how many it is one; what to do if JAX does not find the others.
+ANNOUNCED = {
+    'SLURM_STEP_NUM_TASKS': BY_HAND,  # srun; a shell in a job has SLURM_NTASKS, and is alone
+    'OMPI_COMM_WORLD_SIZE': BY_HAND,  # Open MPI; JAX knows the versions before 5
+    'PMI_SIZE': BY_HAND,  # MPICH, Intel MPI
+    'SKYPILOT_NUM_NODES': BY_HAND,
+    'TPU_WORKER_HOSTNAMES': "pip install -e '.[tpu]'",
+    'MEGASCALE_NUM_SLICES': "pip install -e '.[tpu]'",
+    'JOB_COMPLETION_INDEX': "pip install -e '.[k8s]'",  # Kubernetes: from 0
+}
+
 
 def join(coordinator: str | None, count: int | None, index: int | None, seconds: int) -> None:
     """Starts JAX's distributed runtime; must be called before any other use of JAX.
 
-    On Cloud TPU pods, Slurm, Open MPI and Kubernetes JAX finds the processes itself; elsewhere the
-    three arguments describe them. Without either, this process is the only one.
+    On Cloud TPU, Slurm, Open MPI and Kubernetes JAX finds the processes itself; elsewhere the three
+    arguments describe them. Without either, this process is the only one.
 
     Args:
       coordinator: 'host:port' of process 0.
-      count: number of processes.
+      count: number of processes; 1 alone, without the others, looks for none.
       index: index of this process.
       seconds: time to wait for other processes, at the start and when one goes silent.
 
     Raises:
-      UserError: only some of the arguments are given, or they are invalid.
+      UserError: only some of the arguments are given, or they are invalid; or JAX does not find the
+        others of several processes.
     """
+    if (coordinator, count, index) == (None, 1, None):
+        return
     given = [value is not None for value in (coordinator, count, index)]
     if any(given) and not all(given):
         raise UserError('--coordinator, --processes and --process go together: give all three')
@@ -66,11 +81,39 @@ def join(coordinator: str | None, count: int | None, index: int | None, seconds:
     except ValueError as error:
         if any(given):
             raise UserError(f'--coordinator, --processes, --process: {error}') from error
+    except jax.errors.JaxRuntimeError:
+        raise
+    except Exception as error:  # of many types, one for each kind of cluster
+        reason = ' '.join(str(error).split())
+        raise UserError(
+            f'JAX could not find the other processes ({type(error).__name__}: {reason}); '
+            f'{BY_HAND}, or --processes=1 if there are none'
+        ) from error
     else:
         # When another process dies, JAX reports it and aborts; a stack dump does not help.
         faulthandler.disable()
     finally:
         timer.cancel()
+    if not any(given):
+        _check_all_found(os.environ)
+
+
+def _check_all_found(environ: Mapping[str, str]) -> None:
+    """Checks that JAX has found other processes, if the environment says that there are some."""
+    for name, advice in ANNOUNCED.items():
+        if _announced(name, environ.get(name, '')) > 1 and not several():
+            raise UserError(
+                f'{name}={environ[name]} says that this is one of several processes, but JAX found '
+                f'no other: each would train alone; {advice}, or --processes=1 if that is meant'
+            )
+
+
+def _announced(name: str, value: str) -> int:
+    """Number of processes, at least, that a variable of `ANNOUNCED` announces."""
+    if name == 'TPU_WORKER_HOSTNAMES':
+        return len(value.split(','))
+    number = int(value) if value.isdecimal() else 0
+    return number + 1 if name == 'JOB_COMPLETION_INDEX' else number
 
 
 def several() -> bool:

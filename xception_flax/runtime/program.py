@@ -23,7 +23,9 @@ flags.DEFINE_string(
     None,
     'HOST:PORT of process 0; not needed on Cloud TPU and Slurm, which announce all processes.',
 )
-flags.DEFINE_integer('processes', None, 'With --coordinator: number of processes.')
+flags.DEFINE_integer(
+    'processes', None, 'With --coordinator: number of processes. Alone, --processes=1: no others.'
+)
 flags.DEFINE_integer('process', None, 'With --coordinator: index of this process, from 0.')
 flags.DEFINE_integer(
     'patience', 120, 'Seconds to wait for other processes, at the start and when one goes silent.'

@@ -11,10 +11,12 @@ and then ends with status 75. When a run fails, the others are still trained; th
 the failure and ends with status 1. Several sweeps may train one study together: each skips the runs
 of the others.
 
---flagfile=FILE reads a long command line from a file. Two other ways to start the runs:
+--flagfile=FILE reads a long command line from a file. Other ways to start the runs:
 
   --launcher=commands                         prints a command for each run that is not done
   --launcher=slurm --slurm=slurm_partition=gpu --slurm=gpus_per_node=8 --slurm=timeout_min=1440
+  --launcher=xpk --xpk=cluster=NAME --xpk=tpu-type=v5litepod-16 --xpk=docker-image=IMAGE
+                                              submits to GKE; see experiments/launch/README.md
 """
 
 import pathlib
@@ -36,8 +38,11 @@ flags.DEFINE_string('base', None, 'grid: the config file that all runs start fro
 flags.DEFINE_multi_string('vary', [], 'grid: values of a setting: PATH=VALUE,VALUE,...')
 flags.DEFINE_bool('dry_run', False, 'List the runs and their progress; start none.')
 flags.DEFINE_alias('dry-run', 'dry_run')
-flags.DEFINE_enum('launcher', 'local', ['local', 'slurm', 'commands'], 'How to start the runs.')
+flags.DEFINE_enum(
+    'launcher', 'local', ['local', 'slurm', 'xpk', 'commands'], 'How to start the runs.'
+)
 flags.DEFINE_multi_string('slurm', [], "slurm: a parameter of submitit's executor: NAME=VALUE.")
+flags.DEFINE_multi_string('xpk', [], "xpk: an argument of 'xpk workload create': NAME=VALUE, NAME.")
 
 
 def main(name: str) -> None:
@@ -72,6 +77,11 @@ def main(name: str) -> None:
         parameters = settings.assignments(values.slurm)
         for trial, job in slurm.submit(chosen, workdir / 'slurm', parameters):
             print(f'{trial.name}: job {job.job_id}')
+    elif values.launcher == 'xpk':
+        from experiments.studies import xpk
+
+        for trial in xpk.submit(chosen, values.xpk):
+            print(f'{trial.name}: workload {xpk.name(trial)}', flush=True)
     else:
         local.Sweep(chosen).go()
 

@@ -4,6 +4,7 @@ In float64: over many steps, a network with batch norm and ReLU amplifies roundi
 between orders of summation, until nothing in float32 is comparable.
 """
 
+import importlib.util
 import signal
 import time
 
@@ -138,6 +139,14 @@ def test_one_of_several_processes_does_not_train_alone(tmp_path, program, env, a
     assert advice in output
     assert output.count('\n') == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pod_that_cannot_look_up_the_others_does_not_train_alone(tmp_path, program):
+    pod = {'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'JOB_COMPLETION_INDEX': '1'}
+    output = program(*RUN, f'--workdir={tmp_path}', status=1, **pod)  # JAX may warn, too
+    missing = importlib.util.find_spec('kubernetes') is None
+    says = 'JOB_COMPLETION_INDEX=1 says' if missing else 'JAX could not find the other processes'
+    assert output.splitlines()[-1].startswith(f'error: {says}')
 
 
 # A shell in a job of eight tasks, `srun -n 1`, `mpirun -n 1`, a JobSet of one pod, one TPU host.

@@ -15,8 +15,9 @@ def make_mesh() -> Mesh:
     """All devices along the axis 'data', those of one process side by side.
 
     Processes are numbered slice by slice, so the devices of a TPU slice are side by side, too. To
-    sum over several slices, the TPU compiler sums inside each slice, exchanges that sum over the
-    data-centre network, and gathers it inside each slice; that needs no second axis.
+    sum over several slices, the TPU compiler sums inside each slice, exchanges these sums over the
+    data-centre network, large ones in parts by chip, and gathers the parts inside each slice; that
+    needs no second axis.
     `python -m xception_flax.plan --slices=N` reports the bytes.
     """
     if warning := accelerators.unseen(jax.default_backend()):

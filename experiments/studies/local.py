@@ -95,7 +95,8 @@ class Sweep:
         progress.say(f'{trial.name}: {trial.standing()}')
         with trial.log.open('a') as log:
             self._process = subprocess.Popen(
-                trial.command, cwd=ROOT, stdout=log, stderr=log,
+                [*trial.command, '--processes=1'],  # also where several sweeps are tasks of a job
+                cwd=ROOT, stdout=log, stderr=log,
                 start_new_session=True,  # a Ctrl-C reaches it once only: from here
             )  # fmt: skip
         if self._signal:  # it came before there was a process

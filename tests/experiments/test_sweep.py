@@ -52,7 +52,7 @@ def swept(tmp_path_factory, program):
             os.kill(pid, signal.SIGKILL)
     first.communicate()
 
-    second = start(*command)
+    second = start(*command, OMPI_COMM_WORLD_SIZE='2')  # one of several sweeps, each by itself
     log = workdir / NAMES[1] / 'log.txt'
     wait_for(lambda: log.exists() and 'starting from' in log.read_text(), second)
     second.send_signal(signal.SIGTERM)

@@ -27,6 +27,7 @@ CLUSTER = (
     'dry-run', 'skip-validation', 'cluster=mine', 'project=mine', 'zone=us-west4-a',
     'docker-image=gcr.io/mine/xception',
 )  # fmt: skip
+QUIET = {'TELEMETRY_ENABLED': 'false'}  # xpk reports its use to Google otherwise
 TPU = ('tpu-type=v5litepod-16', 'num-slices=2')
 GPU = ('device-type=h100-mega-80gb-8', 'num-nodes=2')
 
@@ -104,7 +105,7 @@ def test_a_workload_of_xpk_restarts_after_saving(tmp_path, program, machines):
     file = tmp_path / 'manifest.yaml'
     arguments = (*CLUSTER, *machines, f'output-manifest-file={file}')
     whole = [f'--xpk={argument}' for argument in arguments]
-    program(*GRID, '--seeds=3', f'--workdir={tmp_path}', *whole, HOME=str(tmp_path))
+    program(*GRID, '--seeds=3', f'--workdir={tmp_path}', *whole, HOME=str(tmp_path), **QUIET)
     manifest = yaml.safe_load(file.read_text())  # of the last run
     assert re.fullmatch('batch-size-128-seed3-[0-9a-f]{6}', manifest['metadata']['name'])
     assert_resumes(manifest)
@@ -118,14 +119,15 @@ def test_xpk_itself_would_let_a_saved_run_fail(tmp_path):
     file = tmp_path / 'manifest.yaml'
     arguments = (*CLUSTER, *TPU, f'output-manifest-file={file}', 'max-restarts=9', 'workload=a')
     command = ['xpk', 'workload', 'create', '--command=true', *(f'--{a}' for a in arguments)]
-    subprocess.run(command, env=environment(HOME=str(tmp_path)), check=True, capture_output=True)
+    env = environment(HOME=str(tmp_path), **QUIET)
+    subprocess.run(command, env=env, check=True, capture_output=True)
     assert after(yaml.safe_load(file.read_text()), 75) == 'fail'
 
 
 @needs('xpk')
 @pytest.mark.slow
 def test_the_signal_of_a_preemption_reaches_the_run_through_the_shell_of_xpk(tmp_path):
-    file, env = tmp_path / 'manifest.yaml', environment(HOME=str(tmp_path))
+    file, env = tmp_path / 'manifest.yaml', environment(HOME=str(tmp_path), **QUIET)
     settings = dict(argument.removeprefix('--config.').split('=') for argument in RUN[3:])
     trial = trials.Trial('digits/seed0', tmp_path / 'run', 'configs/digits.py', settings)
     command = xpk.command(trial, (*CLUSTER, *TPU, f'output-manifest-file={file}'))

@@ -157,7 +157,8 @@ def kept(
     with contextlib.ExitStack() as stack:
         with _errors(title, folder):
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock(file.with_name(f'{file.name}.lock'), timeout=-1))  # of several one makes it
+            alone = lock(file.with_name(f'{file.name}.lock'), timeout=-1)
+            stack.enter_context(alone)  # of several one makes it
         if found := _load(file, seen, title):
             return found
         made = make(paths, scan, title, expected)

@@ -31,9 +31,9 @@ def get_config():
     c.loader_threads = 2
 
     c.optimizer.nesterov = True
-    c.optimizer.weight_decay = 1e-4
+    c.optimizer.weight_decay = 5e-4
     c.schedule.name = 'cosine'
-    c.schedule.learning_rate = 0.1
+    c.schedule.learning_rate = 0.2
     c.schedule.warmup_percent = 5.0
     c.ema_decay = 0.999
     return c

@@ -12,6 +12,7 @@ pip install -e '.[report]'
 """
 
 import pathlib
+import tempfile
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -38,6 +39,7 @@ def main(*names: str) -> None:
     jax.config.update('jax_platforms', 'cpu')  # leaves the accelerators to training
     with extras.needed('report', 'the report'):
         from experiments.reporting.page import Page
+    from xception_flax.base import paths
 
     values = flags.FLAGS
     if not (values.out or values.workdir):
@@ -49,8 +51,12 @@ def main(*names: str) -> None:
     )
     for name in names:
         add(page, name, values.workdir)
-    out = pathlib.Path(values.out or pathlib.Path(values.workdir) / 'report').expanduser()
-    page.save(out)
+    out = paths.path(values.out) if values.out else paths.path(values.workdir) / 'report'
+    with tempfile.TemporaryDirectory() as temporary:
+        here = pathlib.Path(temporary) if paths.in_bucket(out) else out
+        page.save(here)
+        if here != out:
+            paths.upload(here, out)
     print(f'{out / "report.html"} and {out / "report.md"}')
 
 
@@ -62,13 +68,14 @@ def add(page: 'Page', name: str, workdir: str | None) -> None:
     """
     from experiments import studies
     from experiments.reporting import collect, figures, tables
+    from xception_flax.base import paths
 
-    folder = pathlib.Path(name).expanduser()
+    folder = paths.path(name)
     if name in studies.STUDIES or not folder.is_dir():
         study = studies.lookup(name)
         if not workdir:
             raise UserError(f'the study {name} needs --workdir=DIR, the folder of its runs')
-        folder = pathlib.Path(workdir).expanduser()
+        folder = paths.path(workdir)
         measured = collect.of_study(study, folder)
     else:
         measured = collect.of_folder(folder)

@@ -11,7 +11,6 @@ experiments.report reads.
 
 import contextlib
 import json
-import pathlib
 import statistics
 import time
 from typing import TYPE_CHECKING, Any
@@ -35,9 +34,10 @@ def main(name: str) -> None:
     from tqdm import tqdm
 
     from experiments.studies import lookup, settings
+    from xception_flax.base import paths
 
     values = flags.FLAGS
-    workdir = pathlib.Path(values.workdir).expanduser().absolute()
+    workdir = paths.folder(values.workdir)
     study = lookup(name)
     overrides = settings.assignments(values.set)
     networks = {}
@@ -55,7 +55,7 @@ def main(name: str) -> None:
         'networks': {name: network.results() for name, network in networks.items()},
     }
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / 'speed.json').write_text(json.dumps(found, indent=1) + '\n')
+    paths.write(workdir / 'speed.json', json.dumps(found, indent=1) + '\n')
     for name, result in found['networks'].items():
         print(
             f'{name}: {result["steps_per_second"]:.3f} steps/s, batches of {result["batch_size"]} '

@@ -57,9 +57,10 @@ def main(name: str) -> None:
     jax.config.update('jax_platforms', 'cpu')  # leaves the accelerators to the runs
     from experiments.studies import local, settings
     from experiments.studies.trials import trials
+    from xception_flax.base import paths
 
     values = flags.FLAGS
-    workdir = pathlib.Path(values.workdir).expanduser().absolute()
+    workdir = paths.folder(values.workdir, writing=True)
     overrides = settings.assignments(values.set)
     chosen = trials(_study(name), workdir, tuple(map(int, values.seeds)), overrides)
     for trial in chosen:
@@ -75,7 +76,8 @@ def main(name: str) -> None:
         from experiments.studies import slurm
 
         parameters = settings.assignments(values.slurm)
-        for trial, job in slurm.submit(chosen, workdir / 'slurm', parameters):
+        logs = pathlib.Path('slurm').absolute() if paths.in_bucket(workdir) else workdir / 'slurm'
+        for trial, job in slurm.submit(chosen, logs, parameters):
             print(f'{trial.name}: job {job.job_id}')
     elif values.launcher == 'xpk':
         from experiments.studies import xpk

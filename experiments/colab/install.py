@@ -1,11 +1,12 @@
 """Installs the project, and what it misses, beside what is installed; replaces nothing.
 
-    python xception_flax/experiments/colab/install.py
+    python experiments/colab/install.py
 
 Colab and Kaggle come with the JAX that their GPU's plugin fits. Another JAX would leave the plugin
 out and compute on the CPU.
 """
 
+import argparse
 import importlib.metadata
 import pathlib
 import re
@@ -18,6 +19,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 def main() -> None:
     """Installs; pip says what it cannot do."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=formatter).parse_args()
     installed = {(d.name, d.version) for d in importlib.metadata.distributions()}
     kept = [f'{n}=={v}' for n, v in installed if n and re.fullmatch(r'\d[\w.+!-]*', v or '')]
     with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from ml_collections import ConfigDict
 
 from experiments.studies import trials
 from experiments.studies.study import Study, Variant
+from xception_flax.base import paths
 from xception_flax.base.errors import UserError
 from xception_flax.config import reading
 from xception_flax.runtime import writers
@@ -65,7 +65,7 @@ class Measured:
         return any(run.standing.step for run in self.runs.values())
 
 
-def of_study(study: Study, workdir: pathlib.Path) -> list[Measured]:
+def of_study(study: Study, workdir: paths.Path) -> list[Measured]:
     """The runs of a study in `workdir`, with those of seeds that the study does not name."""
     found = []
     for variant in study.variants:
@@ -84,14 +84,14 @@ def of_study(study: Study, workdir: pathlib.Path) -> list[Measured]:
     return found
 
 
-def of_folder(folder: pathlib.Path) -> list[Measured]:
+def of_folder(folder: paths.Path) -> list[Measured]:
     """All runs in a folder, or the run that it is; NAME/seedN are the seeds of NAME.
 
     Raises:
       UserError: the folder holds no run.
     """
-    by_name: dict[str, dict[int, pathlib.Path]] = {}
-    for path in sorted(folder.rglob('config.json')):
+    by_name: dict[str, dict[int, paths.Path]] = {}
+    for path in (file for file in paths.files(folder) if file.name == 'config.json'):
         workdir = path.parent
         seed = reading.from_json(path).seed
         one_of_several = workdir.name == f'seed{seed}' and workdir != folder
@@ -126,17 +126,17 @@ def metrics(measured: Sequence[Measured]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: name != best))
 
 
-def speed(workdir: pathlib.Path) -> dict[str, Any]:
+def speed(workdir: paths.Path) -> dict[str, Any]:
     """The results of experiments.speed in a folder; empty if there are none."""
     path = workdir / 'speed.json'
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _recorded(workdir: pathlib.Path, config: ConfigDict) -> Recorded:
+def _recorded(workdir: paths.Path, config: ConfigDict) -> Recorded:
     entries = writers.read(workdir / 'metrics.jsonl')
     return Recorded(trials.standing(workdir, config), entries)
 
 
-def _classes(workdir: pathlib.Path) -> int | None:
+def _classes(workdir: paths.Path) -> int | None:
     path = workdir / 'config.json'
     return reading.from_json(path).dataset.num_classes if path.exists() else None

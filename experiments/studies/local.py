@@ -4,19 +4,22 @@ import contextlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import IO
 
 from tqdm import tqdm
 
 from experiments.studies.settings import ROOT
 from experiments.studies.trials import Trial
-from xception_flax.base import locks, signals
+from xception_flax.base import locks, paths, signals
 from xception_flax.base.errors import UserError
 from xception_flax.runtime.progress import duration
 
-LOOK = 1.0  # seconds between two looks at a run's progress
+LOOK = 1.0  # seconds between two looks at a run's progress; in a bucket each takes requests
+LOOK_IN_BUCKET = 15.0
 STARTS = 3  # starts without progress after which a run that asks for another one has failed
 
 
@@ -93,7 +96,8 @@ class Sweep:
     def _start(self, trial: Trial, progress: '_Progress') -> int:
         """Starts the run and waits for its end; returns its status."""
         progress.say(f'{trial.name}: {trial.standing()}')
-        with trial.log.open('a') as log:
+        look = LOOK_IN_BUCKET if paths.in_bucket(trial.workdir) else LOOK
+        with _appending(trial.log) as log:
             self._process = subprocess.Popen(
                 [*trial.command, '--processes=1'],  # also where several sweeps are tasks of a job
                 cwd=ROOT, stdout=log, stderr=log,
@@ -103,7 +107,7 @@ class Sweep:
             self._process.terminate()
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return self._process.wait(LOOK)
+                return self._process.wait(look)
             self._fractions[trial.name] = trial.standing().fraction
             progress.show(trial.name, self._finished)
 
@@ -120,6 +124,20 @@ class Sweep:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _appending(log: paths.Path) -> Iterator[IO[bytes]]:
+    """A file for what a process prints; a log in a bucket gets it at the end."""
+    if not paths.in_bucket(log):
+        with log.open('ab') as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as file:
+        yield file
+        file.seek(0)
+        before = log.read_bytes() if log.exists() else b''
+        paths.write(log, before + file.read())
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 
 from experiments.studies import settings
 from experiments.studies.study import Study
+from xception_flax.base import paths
 from xception_flax.config import Durations, reading
 from xception_flax.runtime import workdirs, writers
 from xception_flax.training import metrics
@@ -60,7 +60,7 @@ class Trial:
     """
 
     name: str
-    workdir: pathlib.Path
+    workdir: paths.Path
     file: str
     overrides: Mapping[str, Any]
 
@@ -74,7 +74,7 @@ class Trial:
         return settings.read(self.file, self.overrides)
 
     @property
-    def log(self) -> pathlib.Path:
+    def log(self) -> paths.Path:
         """File of its output."""
         return self.workdir / 'log.txt'
 
@@ -90,7 +90,7 @@ class Trial:
         return standing(self.workdir, self.config)
 
 
-def standing(workdir: pathlib.Path, config: ConfigDict) -> Standing:
+def standing(workdir: paths.Path, config: ConfigDict) -> Standing:
     """Reads from a run's folder how far the run is; it counts only if it has this config."""
     entries = writers.read(workdir / 'metrics.jsonl')
     bound: list[str] = []
@@ -121,7 +121,7 @@ def standing(workdir: pathlib.Path, config: ConfigDict) -> Standing:
 
 def trials(
     study: Study,
-    workdir: pathlib.Path,
+    workdir: paths.Path,
     seeds: tuple[int, ...] = (),
     overrides: Mapping[str, Any] | None = None,
 ) -> list[Trial]:

@@ -108,6 +108,16 @@ def describe(error: Exception) -> str:
     return text
 
 
+def files(folder: Path) -> list[Path]:
+    """All files below a folder, at any depth, in order."""
+    if not in_bucket(folder):
+        return sorted(file for file in folder.rglob('*') if file.is_file())
+    scheme = os.fspath(folder).partition('://')[0]
+    with errors(folder):
+        names = fsspec.filesystem(scheme).find(os.fspath(folder))
+    return sorted(epath.Path(f'{scheme}://{name}') for name in names)
+
+
 def write(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all.
 
@@ -135,9 +145,8 @@ def move_folder(old: Path, new: Path) -> None:
         old.rename(new)
         return
     with errors(old):
-        for file in old.rglob('*'):
-            if file.is_file():
-                (new / file.relative_to(old)).write_bytes(file.read_bytes())
+        for file in files(old):
+            (new / file.relative_to(old)).write_bytes(file.read_bytes())
         for mark in old.glob('*commit_success*'):
             mark.unlink()
         remove_folder(old)

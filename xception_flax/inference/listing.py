@@ -34,8 +34,8 @@ def expand(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
     for argument in arguments:
         path = paths.path(argument)
         if path.is_dir():
-            inside = [str(file) for file in path.rglob('*') if _is_image(file.relative_to(path))]
-            files += sorted(inside)
+            inside = [str(f) for f in paths.files(path) if _is_image(f.relative_to(path))]
+            files += inside
             if not inside:
                 problems.append(f'{path} has no images ({", ".join(SUFFIXES)})')
         elif path.exists():

@@ -3,10 +3,12 @@
   python -m experiments.report imagenet residual activation --workdir=/data/runs
   python -m experiments.report fashion_mnist --workdir=/tmp/fashion --out=report
   python -m experiments.report /tmp/digits /tmp/grid --out=report
+  python -m experiments.report tiny_imagenet
 
 The arguments are studies, whose runs are in WORKDIR (see experiments.sweep), or any folders with
-runs. All numbers come from the metrics.jsonl and config.json of the runs, and speeds from
-speed.json (see experiments.speed). What was not run is marked. OUT (WORKDIR/report by default) gets
+runs. Without --workdir the runs of a study are those that are kept in experiments/STUDY/runs. All
+numbers come from the metrics.jsonl and config.json of the runs, and speeds from speed.json (see
+experiments.speed). What was not run is marked. OUT (WORKDIR/report by default, else report) gets
 report.html, one self-contained file, and report.md with figures/. It needs SciPy and matplotlib:
 pip install -e '.[report]'
 """
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from experiments.reporting.page import Page
 
 flags.declare_key_flag('workdir')
-flags.DEFINE_string('out', None, 'Folder for the pages; WORKDIR/report by default.')
+flags.DEFINE_string('out', None, 'Folder for the pages; WORKDIR/report or report by default.')
 
 
 def main(*names: str) -> None:
@@ -42,8 +44,6 @@ def main(*names: str) -> None:
     from xception_flax.base import paths
 
     values = flags.FLAGS
-    if not (values.out or values.workdir):
-        raise UserError('give --out=DIR; see --help')
     page = Page(
         'Xception and its comparison networks: results',
         'The numbers are read from the files of the runs; those in columns named "paper" are from '
@@ -51,7 +51,7 @@ def main(*names: str) -> None:
     )
     for name in names:
         add(page, name, values.workdir)
-    out = paths.path(values.out) if values.out else paths.path(values.workdir) / 'report'
+    out = paths.path(values.out or f'{values.workdir or "."}/report')
     with tempfile.TemporaryDirectory() as temporary:
         here = pathlib.Path(temporary) if paths.in_bucket(out) else out
         page.save(here)
@@ -73,9 +73,10 @@ def add(page: 'Page', name: str, workdir: str | None) -> None:
     folder = paths.path(name)
     if name in studies.STUDIES or not folder.is_dir():
         study = studies.lookup(name)
-        if not workdir:
+        kept = pathlib.Path(__file__).with_name(name) / 'runs'
+        if not (workdir or kept.is_dir()):
             raise UserError(f'the study {name} needs --workdir=DIR, the folder of its runs')
-        folder = paths.path(workdir)
+        folder = paths.path(workdir or kept)
         measured = collect.of_study(study, folder)
     else:
         measured = collect.of_folder(folder)

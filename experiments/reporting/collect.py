@@ -15,6 +15,8 @@ from xception_flax.config import reading
 from xception_flax.runtime import writers
 from xception_flax.training import metrics as training_metrics
 
+HELD_OUT = 'held_out.json'  # of a run: see `Study.held_out`
+
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
@@ -23,14 +25,16 @@ class Recorded:
     Attributes:
       standing: how far the run is.
       entries: all lines of its metrics.jsonl.
+      results: the metrics that count; None if there are none yet.
     """
 
     standing: trials.Standing
     entries: list[writers.Entry]
+    results: writers.Entry | None
 
     def final(self, metric: str) -> float | None:
-        """A metric's value in the last evaluation of a finished run, or None."""
-        results = self.standing.results or {}
+        """A metric's value that counts, of a finished run, or None."""
+        results = self.results or {}
         return float(results[metric]) if metric in results else None  # NaN is written as a string
 
     def curve(self, metric: str) -> dict[int, float]:
@@ -77,7 +81,7 @@ def of_study(study: Study, workdir: paths.Path) -> list[Measured]:
         classes = filter(None, (_classes(trial.workdir) for trial in chosen))
         config.dataset.num_classes = next(classes, study.num_classes)
         runs = {
-            seed: _recorded(trial.workdir, trial.config)
+            seed: _recorded(trial.workdir, trial.config, bool(study.held_out))
             for seed, trial in zip(seeds, chosen, strict=True)
         }
         found.append(Measured(variant, runs, config))
@@ -132,9 +136,13 @@ def speed(workdir: paths.Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _recorded(workdir: paths.Path, config: ConfigDict) -> Recorded:
-    entries = writers.read(workdir / 'metrics.jsonl')
-    return Recorded(trials.standing(workdir, config), entries)
+def _recorded(workdir: paths.Path, config: ConfigDict, held_out: bool = False) -> Recorded:
+    entries, standing = writers.read(workdir / 'metrics.jsonl'), trials.standing(workdir, config)
+    results = standing.results
+    if held_out:
+        file = workdir / HELD_OUT
+        results = json.loads(file.read_text()) if results and file.exists() else None
+    return Recorded(standing, entries, results)
 
 
 def _classes(workdir: paths.Path) -> int | None:

@@ -88,9 +88,10 @@ def results(study: Study, measured: Sequence[Measured]) -> Table:
                 value = column.get(one.variant.name)
                 row.append(NO_NUMBER if value is None else number(metric, value))
         rows.append([*row, _count(one)])
+    of = f'On {study.held_out}, once' if study.held_out else 'Last evaluation of each finished run'
     note = (
-        'Last evaluation of each finished run, of the averaged weights if there are any. For '
-        'several seeds: mean ± standard deviation.'
+        f'{of}, with the averaged weights if there are any. For several seeds: mean ± standard '
+        'deviation.'
     )
     return Table('Results', [*header, 'seeds'], rows, note)
 
@@ -115,7 +116,7 @@ def _mean(metric: str, values: Sequence[float], begun: bool) -> str:
 
 
 def _count(one: Measured) -> str:
-    done = sum(run.standing.results is not None for run in one.runs.values())
+    done = sum(run.results is not None for run in one.runs.values())
     return str(done) if done == len(one.runs) else f'{done} of {len(one.runs)}'
 
 

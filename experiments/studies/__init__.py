@@ -200,6 +200,7 @@ TINY_IMAGENET = Study(
     200,
     SMALL_FIGURES,
     paper_data='ImageNet',
+    held_out='the published validation images',
 )
 
 STUDIES = {

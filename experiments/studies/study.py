@@ -55,6 +55,8 @@ class Study:
       num_classes: number of classes; None if only a run knows it.
       figures: curves to draw.
       paper_data: the data set of the paper's numbers, if it is another.
+      held_out: the images whose results count, measured once after a run's end and kept in its
+        `held_out.json`; '' if those of the last evaluation count.
     """
 
     title: str
@@ -63,6 +65,7 @@ class Study:
     num_classes: int | None = None
     figures: tuple[PaperFigure, ...] = ()
     paper_data: str = ''
+    held_out: str = ''
 
 
 def grid(

@@ -1,0 +1,1 @@
+"""The comparisons of the paper on Tiny ImageNet."""

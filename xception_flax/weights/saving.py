@@ -104,7 +104,8 @@ def check_target(path: str | os.PathLike[str], for_hub: bool = False) -> paths.P
     """The path, checked to be one that `save` can write; else a `UserError` says why not."""
     if os.fspath(path).startswith(hub.PREFIX):
         return pathlib.Path(path)
-    target = paths.folder(path, writing=True)
+    is_run = not (for_hub or pathlib.PurePath(path).suffix)
+    target = paths.folder(path, writing=is_run)
     if target.exists():
         raise UserError(f'{target} exists already; remove it, or give another name')
     if target.suffix and (for_hub or _kind(target) not in _WRITERS):

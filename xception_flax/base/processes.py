@@ -3,6 +3,7 @@
 import faulthandler
 import os
 import re
+import signal
 import sys
 import threading
 import zlib
@@ -67,8 +68,9 @@ def join(coordinator: str | None, count: int | None, index: int | None, seconds:
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
     timer.start()
-    if hasattr(jax.config, 'jax_enable_preemption_service'):  # from JAX 0.8 on
-        # Its SIGTERM handler would replace ours.
+    # JAX's handler of SIGTERM would replace ours.
+    optional = hasattr(jax.config, 'jax_enable_preemption_service')  # not yet in JAX 0.7
+    if optional:
         jax.config.update('jax_enable_preemption_service', False)
     try:
         jax.distributed.initialize(
@@ -90,6 +92,8 @@ def join(coordinator: str | None, count: int | None, index: int | None, seconds:
             f'{BY_HAND}, or --processes=1 if there are none'
         ) from error
     else:
+        if not optional:
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         # When another process dies, JAX reports it and aborts; a stack dump does not help.
         faulthandler.disable()
     finally:

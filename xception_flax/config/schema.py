@@ -38,6 +38,7 @@ def default() -> ConfigDict:
     c.keep_best = 1  # and the best ones, by the metric `best`
     c.patience = 0  # evaluations in a row without a better one that end the training; 0: none do
     c.best = 'top1'  # 'top1', 'top5', 'loss', 'map100_pictures', ... (training/metrics.py)
+    c.tracker = ''  # also log to 'wandb' or 'trackio' (runtime/trackers.py); '' for neither
     c.profile_steps = 0  # steps (after the first ten) to trace for the profiler of TensorBoard
 
     c.model = 'xception'  # the network; its options are in the section of its name

@@ -1,4 +1,4 @@
-"""Writes the numbers of a run to `metrics.jsonl` and TensorBoard."""
+"""Writes the numbers of a run to `metrics.jsonl`, TensorBoard and a tracker."""
 
 import json
 import math
@@ -6,44 +6,56 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from xception_flax.base import extras, paths
 
 Entry = dict[str, Any]
 
 
+class Sink(Protocol):
+    """What takes numbers by name besides `metrics.jsonl`."""
+
+    def add(self, values: dict[str, float], step: int) -> None:
+        """Takes values by name, such as 'test/averaged/top1'."""
+
+    def flush(self) -> None:
+        """Brings them to the disk, or to the bucket."""
+
+    def close(self) -> None:
+        """Closes the files."""
+
+
 class MetricWriter:
-    """Appends entries to `workdir/metrics.jsonl`, one JSON object per line, and to TensorBoard.
+    """Appends entries to `workdir/metrics.jsonl`, one JSON object per line, and to other sinks.
 
     Nothing can be appended to an object in a bucket, so there all is written anew at each `sync`.
     Without tensorboardX (extra `[train]`) there are no files for TensorBoard.
     """
 
-    def __init__(self, workdir: paths.Path, kept: list[Entry], start: int):
+    def __init__(
+        self, workdir: paths.Path, kept: list[Entry], start: int, tracker: Sink | None = None
+    ):
         """Opens the files, with the entries that a run keeps that resumes from step `start`."""
         lines = (json.dumps(entry) + '\n' for entry in kept)
         kind = _Held if paths.in_bucket(workdir) else _Appended
         self._lines: _Held | _Appended = kind(workdir / 'metrics.jsonl', ''.join(lines))
-        self._board = None
-        self._events = workdir / 'tensorboard'
+        self._sinks: list[Sink] = [tracker] if tracker else []
         if extras.present('tensorboardX'):
-            from tensorboardX import SummaryWriter
-
-            self._temporary = tempfile.TemporaryDirectory() if paths.in_bucket(workdir) else None
-            folder = self._temporary.name if self._temporary else str(self._events)
-            self._board = SummaryWriter(folder, purge_step=start + 1)
+            self._sinks.append(_Board(workdir / 'tensorboard', start))
 
     def write(self, entry: Entry) -> None:
         """Writes one entry: 'step', 'split', numbers, and of evaluations 'weights'."""
         entry = finite(entry)
         self._lines.add(json.dumps(entry) + '\n')
-        if not self._board:
-            return
         prefix = '/'.join(str(entry[key]) for key in ('split', 'weights') if key in entry)
-        for key, value in entry.items():
-            if key != 'step' and isinstance(value, int | float):
-                self._board.add_scalar(f'{prefix}/{key}', value, entry['step'])
+        values = {
+            f'{prefix}/{key}': value
+            for key, value in entry.items()
+            if key != 'step' and isinstance(value, int | float)
+        }
+        for sink in self._sinks:
+            sink.add(values, entry['step'])
 
     def entries(self) -> list[Entry]:
         """All entries so far."""
@@ -55,19 +67,39 @@ class MetricWriter:
         Raises:
           UserError: the bucket does not take it.
         """
-        self._lines.sync()
-        if self._board:
-            self._board.flush()
-            if self._temporary:
-                paths.upload(pathlib.Path(self._temporary.name), self._events)
+        for sink in (self._lines, *self._sinks):
+            sink.flush()
 
     def close(self) -> None:
         """Closes the files; what was not synchronised is lost in a bucket."""
-        self._lines.close()
-        if self._board:
-            self._board.close()
-            if self._temporary:
-                self._temporary.cleanup()
+        for sink in (self._lines, *self._sinks):
+            sink.close()
+
+
+class _Board:
+    """Event files of TensorBoard."""
+
+    def __init__(self, events: paths.Path, start: int):
+        from tensorboardX import SummaryWriter
+
+        self._events = events
+        self._temporary = tempfile.TemporaryDirectory() if paths.in_bucket(events) else None
+        folder = self._temporary.name if self._temporary else str(events)
+        self._writer = SummaryWriter(folder, purge_step=start + 1)
+
+    def add(self, values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        self._writer.flush()
+        if self._temporary:
+            paths.upload(pathlib.Path(self._temporary.name), self._events)
+
+    def close(self) -> None:
+        self._writer.close()
+        if self._temporary:
+            self._temporary.cleanup()
 
 
 class _Appended:
@@ -84,7 +116,7 @@ class _Appended:
     def text(self) -> str:
         return self.path.read_text()
 
-    def sync(self) -> None:
+    def flush(self) -> None:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -96,7 +128,7 @@ class _Held:
 
     def __init__(self, path: paths.Path, text: str):
         self.path, self._parts, self._synced = path, [text], False
-        self.sync()
+        self.flush()
 
     def add(self, line: str) -> None:
         self._parts.append(line)
@@ -105,7 +137,7 @@ class _Held:
     def text(self) -> str:
         return ''.join(self._parts)
 
-    def sync(self) -> None:
+    def flush(self) -> None:
         if not self._synced:
             paths.write(self.path, self.text())
             self._synced = True

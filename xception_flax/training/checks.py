@@ -12,6 +12,7 @@ from xception_flax.config.durations import Durations
 from xception_flax.data import protocols, scaling
 from xception_flax.data.images import CROPS, EVALUATION_CROPS
 from xception_flax.data.sources import SOURCES, Source
+from xception_flax.runtime import trackers
 from xception_flax.training import metrics
 from xception_flax.training.losses import LOSSES
 from xception_flax.training.optimizers import OPTIMIZERS, SCHEDULES
@@ -29,6 +30,7 @@ CHOICES: dict[str, Collection] = {
     'preprocessing': scaling.MODES,
     'loss': LOSSES,
     'nonfinite': ('stop', 'skip'),
+    'tracker': trackers.TRACKERS,
     'optimizer.name': OPTIMIZERS,
     'schedule.name': SCHEDULES,
 }

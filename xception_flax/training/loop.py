@@ -17,7 +17,7 @@ from xception_flax.base.locks import Lock
 from xception_flax.base.signals import Stopped, StopSignals
 from xception_flax.data import pipeline, workers
 from xception_flax.data.reader import Reader
-from xception_flax.runtime import workdirs, writers
+from xception_flax.runtime import trackers, workdirs, writers
 from xception_flax.runtime.checkpoints import Checkpoint, Checkpoints, saved_steps
 from xception_flax.runtime.progress import Progress, duration
 from xception_flax.training import freezing, metrics
@@ -45,6 +45,7 @@ def train(config: ConfigDict, workdir: paths.Path, stop: StopSignals | None = No
       Stopped: a signal came; all work is saved.
     """
     run = set_up(config, fresh=not saved_steps(workdir))
+    trackers.check(config.tracker)
     progress = Progress(run.durations.total, visible=jax.process_index() == 0)
     _introduce(run, progress)
     with (

@@ -5,7 +5,7 @@ import json
 import jax
 
 from xception_flax.base import extras, paths
-from xception_flax.runtime import writers
+from xception_flax.runtime import trackers, writers
 from xception_flax.runtime.progress import Progress
 from xception_flax.training import curves, flops, metrics
 from xception_flax.training.setup import Run
@@ -49,7 +49,11 @@ class Recorder:
                 if entry['step'] <= step
                 and ('weights' not in entry or entry['step'] in self.scores)
             ]
-            self._writer = writers.MetricWriter(self.workdir, kept, step)
+            package, settings = self.run.config.tracker, self.run.config.to_dict()
+            tracker = package and trackers.Tracker(
+                package, self.workdir, settings, self.progress.say
+            )
+            self._writer = writers.MetricWriter(self.workdir, kept, step, tracker or None)
             for package, what in DRAWN_BY.items():
                 if not extras.present(package):
                     self.progress.say(f"no {what}: it needs {package} (pip install -e '.[train]')")

@@ -1,0 +1,182 @@
+"""Sends the numbers of a run to a tracker: Weights & Biases or trackio."""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import re
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pooch
+
+from xception_flax.base import extras, paths
+from xception_flax.base.errors import UserError
+
+TRACKERS = ('', 'wandb', 'trackio')  # values of config.tracker
+PROJECT = 'xception_flax'
+START_SECONDS, FINISH_SECONDS = 30, 60  # that wandb may wait for its server
+
+
+class Tracker:
+    """One run of a tracker, which every start of a training continues.
+
+    Its name is in `tracker.json` in the run's folder. Local files are in `wandb/` or `trackio/`
+    there, or in the user's cache if the folder is in a bucket.
+
+    A tracker that fails ends neither the training nor the program: one line says so, and no more
+    is sent. Without its server, wandb writes its files for `wandb sync`, and what trackio cannot
+    send it keeps, and sends at the next start.
+
+    The steps after a checkpoint are logged again by the start that resumes from it. Both trackers
+    keep both rows, of which the later one is that of `metrics.jsonl`; they differ only if settings
+    were changed in between. wandb would drop a step below its own counter, so the steps of its
+    charts are the metric 'step'. trackio writes twice per second: `kill -9` can cost what came in
+    the last half second, and a resumed start repeats only what comes after its checkpoint.
+    """
+
+    def __init__(
+        self,
+        package: str,
+        workdir: paths.Path,
+        config: dict[str, Any],
+        say: Callable[[str], None],
+    ):
+        """Starts the tracker's run, or continues it.
+
+        Args:
+          package: 'wandb' or 'trackio'.
+          workdir: folder of the run.
+          config: all settings.
+          say: prints a line.
+        """
+        self._package, self._say = package, say
+        self._log: Callable[[dict[str, float], int], None] | None = None
+        name = _identity(workdir / 'tracker.json', workdir.name)
+        cached = paths.in_bucket(workdir)
+        folder = pooch.os_cache('xception_flax') / 'trackers' / name if cached else workdir
+        with self._spared():
+            folder.mkdir(parents=True, exist_ok=True)
+            start = {'wandb': _start_wandb, 'trackio': _start_trackio}[package]
+            with _silence():
+                self._log, self._finish, where = start(name, folder, config)
+            say(f'{package}: {name}, {where}')
+
+    def add(self, values: dict[str, float], step: int) -> None:
+        """Logs values by name, such as 'test/averaged/top1'."""
+        if self._log:
+            with self._spared():
+                self._log(values, step)
+
+    def flush(self) -> None:
+        """Does nothing: both trackers write in the background."""
+
+    def close(self) -> None:
+        """Ends this start; waits for what is not sent yet, but not for ever."""
+        if self._log:
+            self._log = None
+            with self._spared(), _silence():
+                self._finish()
+
+    @contextlib.contextmanager
+    def _spared(self) -> Iterator[None]:
+        """Turns an error of the tracker into a line, and ends its use."""
+        try:
+            yield
+        except Exception as error:
+            self._log = None
+            self._say(
+                f'warning: {self._package} has failed ({_line(error)}); nothing is sent to it'
+            )
+
+
+def check(package: str) -> None:
+    """Checks that the package of `config.tracker` is installed.
+
+    Raises:
+      UserError: it is not; says how to install it.
+    """
+    if package and not extras.present(package):
+        with extras.needed(package, f'config.tracker={package!r}'):
+            raise ModuleNotFoundError(name=package)
+
+
+def _identity(path: paths.Path, folder: str) -> str:
+    """The name of a run, made at its first start: its folder and eight random characters."""
+    with paths.errors(path):
+        text = path.read_text() if path.exists() else ''
+    if not text:
+        label = re.sub(r'[^\w.-]+', '-', folder, flags=re.ASCII)[:64]
+        text = json.dumps({'run': f'{label or "run"}-{uuid.uuid4().hex[:8]}'}) + '\n'
+        paths.write(path, text)
+    try:
+        return str(json.loads(text)['run'])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f'{path} is damaged; remove it, and the tracker gets a new run') from None
+
+
+Started = tuple[Callable[[dict[str, float], int], None], Callable[[], None], str]
+
+
+def _start_wandb(name: str, folder: pathlib.Path, config: dict[str, Any]) -> Started:
+    """Gives how to log, how to finish, and where the run is."""
+    import wandb
+
+    def start(**options: Any) -> Any:
+        return wandb.init(
+            project=os.environ.get('WANDB_PROJECT', PROJECT),
+            id=name,
+            name=name,
+            resume='allow',
+            dir=folder,
+            config=config,
+            allow_val_change=True,
+            settings=wandb.Settings(
+                console='off',  # it would stand between the progress bar and the terminal
+                silent=True,
+                init_timeout=START_SECONDS,
+                login_timeout=START_SECONDS,
+                finish_timeout=FINISH_SECONDS,
+            ),
+            **options,
+        )
+
+    where = ''
+    try:
+        run = start()
+    except Exception as error:
+        where = f'offline ({_line(error)}), '
+        run = start(mode='offline')
+    run.define_metric('*', step_metric='step')
+
+    def log(values: dict[str, float], step: int) -> None:
+        run.log({**values, 'step': step}, step=step if step >= run.step else None)
+
+    def finish() -> None:
+        run.finish(exit_code=1 if sys.exc_info()[0] else 0)
+
+    sync = f'sent later by: wandb sync {folder}/wandb/offline-run-*'
+    return log, finish, where + sync if run.offline else str(run.url)
+
+
+def _start_trackio(name: str, folder: pathlib.Path, config: dict[str, Any]) -> Started:
+    """Gives how to log, how to finish, and where the run is."""
+    os.environ.setdefault('TRACKIO_DIR', str(folder / 'trackio'))  # read by the import
+    import trackio
+
+    run = trackio.init(project=PROJECT, name=name, resume='allow', config=config, embed=False)
+    show = f'TRACKIO_DIR={trackio.utils.TRACKIO_DIR} trackio show --project {PROJECT}'
+    return run.log, trackio.finish, run.url or f'shown by: {show}'
+
+
+def _silence() -> contextlib.AbstractContextManager[Any]:
+    """Hides what a tracker prints about itself."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def _line(error: Exception) -> str:
+    text = ' '.join(str(error).split())
+    return text[:200] or type(error).__name__

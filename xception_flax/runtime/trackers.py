@@ -24,18 +24,23 @@ START_SECONDS, FINISH_SECONDS = 30, 60  # that wandb may wait for its server
 class Tracker:
     """One run of a tracker, which every start of a training continues.
 
-    Its name is in `tracker.json` in the run's folder. Local files are in `wandb/` or `trackio/`
-    there, or in the user's cache if the folder is in a bucket.
+    Its name is in `tracker.json` in the run's folder, with the last step of which everything is
+    sure to be stored: both trackers write in the background, and a start that is killed can lose
+    what it has logged. The next start then logs it again from `metrics.jsonl`, as does a start that
+    is the first with a tracker. Local files are in `wandb/` or `trackio/` in the run's folder, or
+    in the user's cache if it is in a bucket.
 
     A tracker that fails ends neither the training nor the program: one line says so, and no more
     is sent. Without its server, wandb writes its files for `wandb sync`, and what trackio cannot
     send it keeps, and sends at the next start.
 
-    The steps after a checkpoint are logged again by the start that resumes from it. Both trackers
-    keep both rows, of which the later one is that of `metrics.jsonl`; they differ only if settings
+    Of a step that is logged again, also after a resume from an earlier checkpoint, both trackers
+    keep all rows, of which the last one is that of `metrics.jsonl`. They differ only if settings
     were changed in between. wandb would drop a step below its own counter, so the steps of its
-    charts are the metric 'step'. trackio writes twice per second: `kill -9` can cost what came in
-    the last half second, and a resumed start repeats only what comes after its checkpoint.
+    charts are the metric 'step'.
+
+    Attributes:
+      stored: the last step of which everything is sure to be stored.
     """
 
     def __init__(
@@ -43,6 +48,7 @@ class Tracker:
         package: str,
         workdir: paths.Path,
         config: dict[str, Any],
+        step: int,
         say: Callable[[str], None],
     ):
         """Starts the tracker's run, or continues it.
@@ -51,11 +57,18 @@ class Tracker:
           package: 'wandb' or 'trackio'.
           workdir: folder of the run.
           config: all settings.
+          step: the step after which the training continues.
           say: prints a line.
+
+        Raises:
+          UserError: `tracker.json` is damaged, or the bucket does not take it.
         """
         self._package, self._say = package, say
         self._log: Callable[[dict[str, float], int], None] | None = None
-        name = _identity(workdir / 'tracker.json', workdir.name)
+        self._path, self._last = workdir / 'tracker.json', step
+        name, stored = _identity(self._path, workdir.name)
+        self._name, self.stored = name, min(stored, step)
+        self._write(self.stored)
         cached = paths.in_bucket(workdir)
         folder = pooch.os_cache('xception_flax') / 'trackers' / name if cached else workdir
         with self._spared():
@@ -70,6 +83,7 @@ class Tracker:
         if self._log:
             with self._spared():
                 self._log(values, step)
+                self._last = step
 
     def flush(self) -> None:
         """Does nothing: both trackers write in the background."""
@@ -78,8 +92,13 @@ class Tracker:
         """Ends this start; waits for what is not sent yet, but not for ever."""
         if self._log:
             self._log = None
-            with self._spared(), _silence():
-                self._finish()
+            with self._spared():
+                with _silence():
+                    self._finish()
+                self._write(self._last)
+
+    def _write(self, stored: int) -> None:
+        paths.write(self._path, json.dumps({'run': self._name, 'stored': stored}) + '\n')
 
     @contextlib.contextmanager
     def _spared(self) -> Iterator[None]:
@@ -104,16 +123,19 @@ def check(package: str) -> None:
             raise ModuleNotFoundError(name=package)
 
 
-def _identity(path: paths.Path, folder: str) -> str:
-    """The name of a run, made at its first start: its folder and eight random characters."""
+def _identity(path: paths.Path, folder: str) -> tuple[str, int]:
+    """The name of a run and the last step that is stored.
+
+    A new name is that of the folder and eight random characters.
+    """
     with paths.errors(path):
         text = path.read_text() if path.exists() else ''
     if not text:
         label = re.sub(r'[^\w.-]+', '-', folder, flags=re.ASCII)[:64]
-        text = json.dumps({'run': f'{label or "run"}-{uuid.uuid4().hex[:8]}'}) + '\n'
-        paths.write(path, text)
+        return f'{label or "run"}-{uuid.uuid4().hex[:8]}', 0
     try:
-        return str(json.loads(text)['run'])
+        stored = json.loads(text)
+        return str(stored['run']), int(stored['stored'])
     except (KeyError, TypeError, ValueError):
         raise UserError(f'{path} is damaged; remove it, and the tracker gets a new run') from None
 
@@ -149,6 +171,7 @@ def _start_wandb(name: str, folder: pathlib.Path, config: dict[str, Any]) -> Sta
         run = start()
     except Exception as error:
         where = f'offline ({_line(error)}), '
+        wandb.teardown()  # its process keeps the name of the run that has failed
         run = start(mode='offline')
     run.define_metric('*', step_metric='step')
 

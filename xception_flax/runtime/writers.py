@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from xception_flax.base import extras, paths
+from xception_flax.runtime.trackers import Tracker
 
 Entry = dict[str, Any]
 
@@ -34,12 +35,15 @@ class MetricWriter:
     """
 
     def __init__(
-        self, workdir: paths.Path, kept: list[Entry], start: int, tracker: Sink | None = None
+        self, workdir: paths.Path, kept: list[Entry], start: int, tracker: Tracker | None = None
     ):
         """Opens the files, with the entries that a run keeps that resumes from step `start`."""
         lines = (json.dumps(entry) + '\n' for entry in kept)
         kind = _Held if paths.in_bucket(workdir) else _Appended
         self._lines: _Held | _Appended = kind(workdir / 'metrics.jsonl', ''.join(lines))
+        for entry in kept:
+            if tracker and entry['step'] > tracker.stored:
+                tracker.add(_numbers(entry), entry['step'])
         self._sinks: list[Sink] = [tracker] if tracker else []
         if extras.present('tensorboardX'):
             self._sinks.append(_Board(workdir / 'tensorboard', start))
@@ -48,14 +52,8 @@ class MetricWriter:
         """Writes one entry: 'step', 'split', numbers, and of evaluations 'weights'."""
         entry = finite(entry)
         self._lines.add(json.dumps(entry) + '\n')
-        prefix = '/'.join(str(entry[key]) for key in ('split', 'weights') if key in entry)
-        values = {
-            f'{prefix}/{key}': value
-            for key, value in entry.items()
-            if key != 'step' and isinstance(value, int | float)
-        }
         for sink in self._sinks:
-            sink.add(values, entry['step'])
+            sink.add(_numbers(entry), entry['step'])
 
     def entries(self) -> list[Entry]:
         """All entries so far."""
@@ -159,6 +157,16 @@ def _parsed(lines: Iterable[str]) -> list[Entry]:
         except ValueError:
             continue
     return entries
+
+
+def _numbers(entry: Entry) -> dict[str, float]:
+    """The numbers of an entry by name, such as 'test/averaged/top1'."""
+    prefix = '/'.join(str(entry[key]) for key in ('split', 'weights') if key in entry)
+    return {
+        f'{prefix}/{key}': value
+        for key, value in entry.items()
+        if key != 'step' and isinstance(value, int | float)
+    }
 
 
 def finite(entry: Entry) -> Entry:

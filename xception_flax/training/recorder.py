@@ -51,7 +51,7 @@ class Recorder:
             ]
             package, settings = self.run.config.tracker, self.run.config.to_dict()
             tracker = package and trackers.Tracker(
-                package, self.workdir, settings, self.progress.say
+                package, self.workdir, settings, step, self.progress.say
             )
             self._writer = writers.MetricWriter(self.workdir, kept, step, tracker or None)
             for package, what in DRAWN_BY.items():

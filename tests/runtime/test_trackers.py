@@ -183,7 +183,8 @@ def test_a_server_that_cannot_be_reached_ends_nothing_and_the_numbers_are_kept(p
 
 def fake(monkeypatch, log, finish=lambda: None):
     """Lets the tracker be two functions."""
-    monkeypatch.setattr(trackers, '_start_wandb', lambda *_: (log, finish, 'here'))
+    for package in ('wandb', 'trackio'):
+        monkeypatch.setattr(trackers, f'_start_{package}', lambda *_: (log, finish, 'here'))
 
 
 def test_a_tracker_that_fails_is_one_line_and_the_files_are_written(monkeypatch, tmp_path):
@@ -224,8 +225,8 @@ def test_what_a_killed_start_has_logged_is_logged_again(monkeypatch, tmp_path):
     sent = []
     fake(monkeypatch, lambda _, step: sent.append(step))
 
-    def start(kept: int, *steps: int) -> writers.MetricWriter:
-        tracker = trackers.Tracker('wandb', tmp_path, {}, kept, print)
+    def start(kept: int, *steps: int, package='wandb') -> writers.MetricWriter:
+        tracker = trackers.Tracker(package, tmp_path, {}, kept, print)
         entries = [e for e in writers.read(tmp_path / 'metrics.jsonl') if e['step'] <= kept]
         writer = writers.MetricWriter(tmp_path, entries, kept, tracker)
         for step in steps:
@@ -240,6 +241,9 @@ def test_what_a_killed_start_has_logged_is_logged_again(monkeypatch, tmp_path):
     start(2, 3, 4)  # from an earlier checkpoint, and is killed
     start(4, 5).close()
     assert sent == [3, 4, 3, 4, 5]
+    sent.clear()
+    start(5, 6, package='trackio').close()  # which has nothing yet
+    assert sent == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_damaged_name_is_one_line(tmp_path):

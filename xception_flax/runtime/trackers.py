@@ -27,8 +27,8 @@ class Tracker:
     Its name is in `tracker.json` in the run's folder, with the last step of which everything is
     sure to be stored: both trackers write in the background, and a start that is killed can lose
     what it has logged. The next start then logs it again from `metrics.jsonl`, as does a start that
-    is the first with a tracker. Local files are in `wandb/` or `trackio/` in the run's folder, or
-    in the user's cache if it is in a bucket.
+    is the first with this tracker. Local files are in `wandb/` or `trackio/` in the run's folder,
+    or in the user's cache if it is in a bucket.
 
     A tracker that fails ends neither the training nor the program: one line says so, and no more
     is sent. Without its server, wandb writes its files for `wandb sync`, and what trackio cannot
@@ -66,7 +66,7 @@ class Tracker:
         self._package, self._say = package, say
         self._log: Callable[[dict[str, float], int], None] | None = None
         self._path, self._last = workdir / 'tracker.json', step
-        name, stored = _identity(self._path, workdir.name)
+        name, stored = _identity(self._path, workdir.name, package)
         self._name, self.stored = name, min(stored, step)
         self._write(self.stored)
         cached = paths.in_bucket(workdir)
@@ -98,7 +98,8 @@ class Tracker:
                 self._write(self._last)
 
     def _write(self, stored: int) -> None:
-        paths.write(self._path, json.dumps({'run': self._name, 'stored': stored}) + '\n')
+        content = {'run': self._name, 'tracker': self._package, 'stored': stored}
+        paths.write(self._path, json.dumps(content) + '\n')
 
     @contextlib.contextmanager
     def _spared(self) -> Iterator[None]:
@@ -123,8 +124,8 @@ def check(package: str) -> None:
             raise ModuleNotFoundError(name=package)
 
 
-def _identity(path: paths.Path, folder: str) -> tuple[str, int]:
-    """The name of a run and the last step that is stored.
+def _identity(path: paths.Path, folder: str, package: str) -> tuple[str, int]:
+    """The name of a run and the last step that this tracker has stored.
 
     A new name is that of the folder and eight random characters.
     """
@@ -135,7 +136,8 @@ def _identity(path: paths.Path, folder: str) -> tuple[str, int]:
         return f'{label or "run"}-{uuid.uuid4().hex[:8]}', 0
     try:
         stored = json.loads(text)
-        return str(stored['run']), int(stored['stored'])
+        same = stored['tracker'] == package
+        return str(stored['run']), int(stored['stored']) if same else 0
     except (KeyError, TypeError, ValueError):
         raise UserError(f'{path} is damaged; remove it, and the tracker gets a new run') from None
 

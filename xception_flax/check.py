@@ -26,8 +26,8 @@ def main() -> None:
     config = flags.FLAGS.config
     check_values(config)
     surveys: list[Survey] = []
-    for split in dict.fromkeys((config.dataset.train_split, config.dataset.eval_split)):
-        source = sources.load(config, split)
+    splits = list(dict.fromkeys((config.dataset.train_split, config.dataset.eval_split)))
+    for split, source in zip(splits, sources.load_all(config, splits), strict=True):
         survey = Survey(split, source)
         bar = tqdm(total=len(source), desc=split, unit='image', disable=None, dynamic_ncols=True)
         with bar:

@@ -20,13 +20,15 @@ flags.DEFINE_string('name', None, "Name of the data set; 'imagenet', or that of 
 def main(source: str, target: str) -> None:
     """Prepares by the arguments."""
     from xception_flax import config as configs
+    from xception_flax.base import paths
     from xception_flax.data import array_records, preparation
 
     config = configs.default()
     config.dataset.data_dir = source
+    out = paths.on_disk(target, 'DIR')
     splits = preparation.open_splits(config)
     name = flags.FLAGS.name or preparation.title(splits, pathlib.Path(source))
-    folder = pathlib.Path(target).expanduser() / name / array_records.VERSION
+    folder = out / name / array_records.VERSION
     if folder.resolve().is_relative_to(pathlib.Path(source).expanduser().resolve()):
         raise UserError(
             f'the images would go to {folder}, which lies in {source}: give another DIR'

@@ -4,6 +4,7 @@ Only this module, and `leases` for locks, knows the difference: a bucket has obj
 written whole and never renamed, and no folders. `etils.epath` reads and lists both.
 """
 
+import base64
 import contextlib
 import functools
 import logging
@@ -13,7 +14,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 from etils import epath
@@ -70,6 +71,17 @@ def folder(text: str | os.PathLike[str], writing: bool = False) -> Path:
         return found.absolute()
     with errors(found):
         found.exists()
+    return found
+
+
+def on_disk(text: str | os.PathLike[str], what: str) -> pathlib.Path:
+    """The path, which has to be a local one.
+
+    Raises:
+      UserError: it is in a bucket; the message says that `what` has to be on a disk.
+    """
+    if in_bucket(found := path(text)):
+        raise UserError(f'{what}: {text} is in a bucket; give a folder on a disk')
     return found
 
 
@@ -198,6 +210,126 @@ def upload(source: pathlib.Path, path: Path) -> None:
             upload(inside, path / inside.name)
     else:
         write(path, source.read_bytes())
+
+
+class Entry(NamedTuple):
+    """What lies in a folder."""
+
+    name: str
+    is_folder: bool
+    is_file: bool  # not a pipe, nor a link to nothing
+
+
+class File(NamedTuple):
+    """A file, as its folder lists it.
+
+    Attributes:
+      path: where it is.
+      size: in bytes.
+      version: changes with the content: an object's generation, a file's time.
+      crc32c: checksum of the content, in base64; '' where it is not listed.
+    """
+
+    path: str
+    size: int
+    version: str
+    crc32c: str = ''
+
+
+def entries(folder: Path) -> list[Entry]:
+    """What lies in a folder; a bucket is asked once.
+
+    Raises:
+      UserError: the bucket cannot be read.
+    """
+    if in_bucket(folder):
+        found = _listed(folder, deep=False)
+        kinds = [(path.rpartition('/')[2], info['type']) for path, info in found.items()]
+        return [Entry(name, kind == 'directory', kind == 'file') for name, kind in kinds if name]
+    with os.scandir(folder) as scan:
+        return [Entry(entry.name, entry.is_dir(), entry.is_file()) for entry in scan]
+
+
+def files(folder: Path, deep: bool = True, links: bool = False) -> list[File]:
+    """The files in a folder; none if there is no such folder.
+
+    Args:
+      folder: the folder.
+      deep: whether also those in its folders are listed.
+      links: whether folders are listed that are links in `folder`; deeper ones never are.
+
+    Raises:
+      UserError: the bucket cannot be read.
+      OSError: a file is a link to nothing.
+    """
+    if in_bucket(folder):
+        scheme = os.fspath(folder).partition('://')[0]
+        return [
+            File(f'{scheme}://{path}', info['size'], _version(info), info.get('crc32c', ''))
+            for path, info in _listed(folder, deep).items()
+            if info['type'] == 'file' and not path.endswith('/')  # a folder's placeholder
+        ]
+    found = []
+    for entry in os.scandir(folder) if folder.is_dir() else ():
+        if entry.is_dir(follow_symlinks=links):
+            found += files(pathlib.Path(entry.path)) if deep else []
+        elif not entry.is_dir() and (entry.is_file() or entry.is_symlink()):
+            stat = entry.stat()
+            found.append(File(entry.path, stat.st_size, str(stat.st_mtime_ns)))
+    return found
+
+
+def _listed(folder: Path, deep: bool) -> dict[str, dict[str, Any]]:
+    """The objects below a folder of a bucket by their path, or what lies in it."""
+    system = _system(os.fspath(folder).partition('://')[0])
+    with errors(folder):
+        try:
+            if deep:
+                return system.find(os.fspath(folder), detail=True)
+            return {info['name']: info for info in system.ls(os.fspath(folder), detail=True)}
+        except FileNotFoundError:
+            return {}
+
+
+def _version(info: dict[str, Any]) -> str:
+    found = (info.get(name) for name in ('generation', 'ETag', 'mtime', 'LastModified'))
+    return str(next(filter(None, found), ''))
+
+
+def read(path: str, offset: int, size: int) -> bytes:
+    """A part of a file, from any number of threads.
+
+    Raises:
+      UserError: the bucket cannot be read.
+      OSError: the disk cannot.
+    """
+    if not size:
+        return b''
+    scheme, address, _ = path.partition('://')
+    if address:
+        with errors(epath.Path(path)):
+            return _system(scheme).cat_file(path, offset, offset + size)
+    with open(path, 'rb') as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def crc32c(file: pathlib.Path) -> str:
+    """The checksum of a local file, as `File` has it."""
+    import google_crc32c  # of google-cloud-storage
+
+    checksum = google_crc32c.Checksum()
+    with file.open('rb', buffering=0) as opened:
+        while data := opened.read(2**20):
+            checksum.update(data)
+    return base64.b64encode(checksum.digest()).decode()
+
+
+@functools.cache
+def _system(scheme: str) -> Any:
+    """The file system of a kind of buckets, one for all threads."""
+    _prepare(scheme)
+    return fsspec.filesystem(scheme)
 
 
 @functools.cache

@@ -63,6 +63,9 @@ def default() -> ConfigDict:
     c.dataset.name = ''  # tfds: 'imagenet2012', or with its config 'imagenet_v2/topimages'
     c.dataset.version = ''  # tfds: '5.1.0'; '' for the newest that is prepared
     c.dataset.data_dir = ''  # folder of the data; '' for the default of the source
+    # A folder on a disk of this machine, or /dev/shm/NAME: the files of `data_dir`, in a bucket or
+    # on a slower disk, that a split is read from are copied there once. '' reads them in place.
+    c.dataset.copy_to = ''
     c.dataset.index = ''  # imagenet: folder of indices of large files; '' for the user's cache
     c.dataset.train_split = 'train'
     c.dataset.eval_split = 'validation'

@@ -3,12 +3,12 @@
 import csv
 import json
 import math
-import pathlib
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from xception_flax.base import paths
 from xception_flax.base.errors import UserError, nearest
 from xception_flax.data.sources.base import Source
 
@@ -65,7 +65,7 @@ def read(file: str, source: Source) -> np.ndarray:
       UserError: the file cannot be read, or has an unknown class or an impossible weight.
     """
     weights = np.zeros(source.num_classes, np.float32)
-    path = pathlib.Path(file).expanduser()
+    path = paths.path(file)
     numbers = {str(i): i for i in range(source.num_classes)}
     numbers |= {name: i for i, name in enumerate(source.class_names)}
     for name, weight in _read(path):
@@ -82,10 +82,11 @@ def read(file: str, source: Source) -> np.ndarray:
     return weights
 
 
-def _read(path: pathlib.Path) -> list[tuple[str, Any]]:
+def _read(path: paths.Path) -> list[tuple[str, Any]]:
     """The pairs of class and weight in a file."""
     try:
-        text = path.read_text(encoding='utf-8')
+        with paths.errors(path):
+            text = path.read_text(encoding='utf-8')
         if path.suffix.lower() == '.json':
             return [(str(name), weight) for name, weight in json.loads(text).items()]
         return [(name.strip(), weight) for name, weight in csv.reader(text.splitlines())]

@@ -138,7 +138,7 @@ def set_up(config: ConfigDict, mesh: Mesh | None = None, fresh: bool = False) ->
 def _open_data(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
     """The training and the evaluation split."""
     names = config.dataset.train_split, config.dataset.eval_split
-    train, test = (sources.load(config, name) for name in names)
+    train, test = sources.load_all(config, names)
     if list(train.class_names) != list(test.class_names):
         raise UserError(
             f'the classes of {names[0]} and {names[1]} differ: {train.num_classes} and '
@@ -160,6 +160,6 @@ def _check_processes(
 ) -> None:
     """Checks that all processes see the same settings and data; their folders may differ."""
     common = config.copy_and_resolve_references()
-    common.dataset.data_dir = common.init.weights = ''
+    common.dataset.data_dir = common.dataset.copy_to = common.init.weights = ''
     data = (len(train_source), len(eval_source), list(train_source.class_names))
     processes.check_same(f'{reading.to_json(common)} {data}', 'settings or data')

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from xception_flax.base import paths
 from xception_flax.base.errors import UserError
 from xception_flax.data.sources import tfds
 from xception_flax.data.sources.base import Record, Source
@@ -99,14 +100,13 @@ def load_fashion_mnist(config: ConfigDict, split: str) -> Source:
       UserError: the split is neither 'train' nor 'test', or the data is not found.
     """
     _check_split('fashion_mnist', split, tuple(FASHION_PREFIXES))
-    folder = pathlib.Path(config.dataset.data_dir or FASHION_DIR).expanduser()
-    prefix = FASHION_PREFIXES[split]
-    files = [folder / f'{prefix}-{kind}' for kind in ('images-idx3-ubyte', 'labels-idx1-ubyte')]
-    paths = [next((p for p in (f, f.with_name(f.name + '.gz')) if p.exists()), f) for f in files]
-    if all(path.exists() for path in paths):
-        images, labels = (read_idx(path) for path in paths)
+    folder = paths.path(config.dataset.data_dir or FASHION_DIR)
+    files = [folder / name for name in _idx_names(split)]
+    found = [next((p for p in (f, f.with_name(f.name + '.gz')) if p.exists()), f) for f in files]
+    if all(path.exists() for path in found):
+        images, labels = (read_idx(path) for path in found)
         if len(images) != len(labels):
-            raise UserError(f'{paths[0]} has {len(images)} images, {paths[1]} {len(labels)} labels')
+            raise UserError(f'{found[0]} has {len(images)} images, {found[1]} {len(labels)} labels')
         return ArraySource(f'fashion_mnist/{split}', images, labels, FASHION_CLASSES)
     try:
         return tfds.open_split('fashion_mnist', '', config.dataset.data_dir, split)
@@ -115,6 +115,26 @@ def load_fashion_mnist(config: ConfigDict, split: str) -> Source:
             f'no Fashion-MNIST: {folder} has no {files[0].name}[.gz] and {files[1].name}[.gz] '
             f'(Debian: apt-get install dataset-fashion-mnist), and TFDS says: {error}'
         ) from error
+
+
+def fashion_mnist_files(config: ConfigDict, split: str) -> list[paths.File]:
+    """The files that `load_fashion_mnist` reads.
+
+    Raises:
+      UserError: the split is neither 'train' nor 'test', or the data is not found.
+    """
+    _check_split('fashion_mnist', split, tuple(FASHION_PREFIXES))
+    found = [
+        file
+        for file in paths.files(paths.path(config.dataset.data_dir), deep=False)
+        if file.path.rpartition('/')[2].removesuffix('.gz') in _idx_names(split)
+    ]
+    return found or tfds.files_of('fashion_mnist', '', config.dataset.data_dir, split)
+
+
+def _idx_names(split: str) -> list[str]:
+    prefix = FASHION_PREFIXES[split]
+    return [f'{prefix}-images-idx3-ubyte', f'{prefix}-labels-idx1-ubyte']
 
 
 def load_synthetic(config: ConfigDict, split: str) -> Source:
@@ -127,7 +147,7 @@ def load_synthetic(config: ConfigDict, split: str) -> Source:
     return SyntheticSource(split, config.image_size, config.dataset.num_classes or 1000)
 
 
-def read_idx(path: pathlib.Path) -> np.ndarray:
+def read_idx(path: paths.Path) -> np.ndarray:
     """Reads an IDX file of unsigned bytes (Yann LeCun's format), gzipped or not.
 
     Raises:

@@ -1,11 +1,11 @@
 """A source without the records of a list, such as ImageNet's blacklist."""
 
 import concurrent.futures
-import pathlib
 import re
 
 import numpy as np
 
+from xception_flax.base import paths
 from xception_flax.base.errors import UserError
 from xception_flax.data.sources.base import Record, Source
 
@@ -47,9 +47,11 @@ def exclude(source: Source, file: str, threads: int) -> tuple[Source, list[str]]
     Raises:
       UserError: the file cannot be read, or no record would remain.
     """
-    path = pathlib.Path(file).expanduser()
+    path = paths.path(file)
     try:
-        lines = dict.fromkeys(line.strip() for line in path.read_text('utf-8').splitlines())
+        with paths.errors(path):
+            text = path.read_text('utf-8')
+        lines = dict.fromkeys(line.strip() for line in text.splitlines())
     except (OSError, ValueError) as error:
         raise UserError(f'--exclude={path} cannot be read: {error}') from error
     lines.pop('', None)

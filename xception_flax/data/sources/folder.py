@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from xception_flax.base import paths
 from xception_flax.base.errors import UserError
 from xception_flax.data.decoding import SUFFIXES
 from xception_flax.data.sources import label_files
@@ -64,15 +65,34 @@ def load(config: ConfigDict, split: str) -> Source:
     return _part(config, source, split) if dataset.eval_fraction else source
 
 
+def files(config: ConfigDict, split: str) -> list[paths.File]:
+    """The files of a split: those in its folder, or all where other things tell the split.
+
+    Raises:
+      UserError: `load` would say that something is wrong with the folder.
+    """
+    root = paths.path(config.dataset.data_dir)
+    if not paths.in_bucket(root):
+        load(config, split)  # also an empty folder, which a copy would not have
+    whole = config.dataset.labels or config.dataset.eval_fraction
+    return paths.files(root if whole else root / split)
+
+
 def existing(config: ConfigDict) -> pathlib.Path:
     """The folder `config.dataset.data_dir`.
 
     Raises:
-      UserError: it is not set, or not there.
+      UserError: it is not set, not there, or in a bucket.
     """
     if not config.dataset.data_dir:
         raise UserError('config.dataset.data_dir is not set: give the folder that holds the images')
-    data_dir = pathlib.Path(config.dataset.data_dir).expanduser()
+    data_dir = paths.path(config.dataset.data_dir)
+    if paths.in_bucket(data_dir):
+        raise UserError(
+            f'config.dataset.data_dir: {data_dir} is in a bucket, where only ArrayRecord files are '
+            'read in place (config.dataset.source=tfds); --config.dataset.copy_to=DIR copies the '
+            'others to this machine first, or mount the bucket and give the folder'
+        )
     if not data_dir.is_dir():
         raise UserError(f'config.dataset.data_dir: there is no folder {data_dir}')
     return data_dir

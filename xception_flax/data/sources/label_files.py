@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from xception_flax.base import paths
 from xception_flax.base.errors import UserError
 from xception_flax.data.decoding import SUFFIXES
 
@@ -73,10 +74,10 @@ def read(config: ConfigDict, root: pathlib.Path, split: str, images: Sequence[st
     return Labelled(files, [of_image[file][0] for file in files], names)
 
 
-def _path(config: ConfigDict, root: pathlib.Path, split: str) -> pathlib.Path:
+def _path(config: ConfigDict, root: pathlib.Path, split: str) -> paths.Path:
     """The file of a split: as given, or else in the folder of the images."""
-    path = pathlib.Path(config.dataset.labels.replace('{split}', split)).expanduser()
-    return path if path.exists() else root / path
+    path = paths.path(config.dataset.labels.replace('{split}', split))
+    return path if paths.in_bucket(path) or path.exists() else root / path
 
 
 def _names(images: Sequence[str]) -> dict[str, str]:
@@ -88,10 +89,11 @@ def _names(images: Sequence[str]) -> dict[str, str]:
     return unique | {image: image for image in images}
 
 
-def _rows(path: pathlib.Path, root: pathlib.Path, known: dict[str, str], several: bool) -> Rows:
+def _rows(path: paths.Path, root: pathlib.Path, known: dict[str, str], several: bool) -> Rows:
     """The lines of a file."""
     try:
-        text = path.read_text(encoding='utf-8-sig')
+        with paths.errors(path):
+            text = path.read_text(encoding='utf-8-sig')
     except (OSError, ValueError) as error:
         raise UserError(f'config.dataset.labels: {path} cannot be read: {error}') from error
     lines = [line for line in text.splitlines() if line.strip()]

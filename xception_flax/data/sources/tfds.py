@@ -1,13 +1,14 @@
 """Data sets that TFDS has prepared, read as ArrayRecord without TensorFlow."""
 
+import contextlib
 import os
-import pathlib
+import re
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from xception_flax.base import extras
+from xception_flax.base import extras, paths
 from xception_flax.base.errors import UserError
 from xception_flax.base.files import allow_open
 from xception_flax.data.sources.base import Record, Source
@@ -15,6 +16,7 @@ from xception_flax.data.sources.base import Record, Source
 # Features that hold the class or the classes of an image, in order of preference.
 LABELS = ('label', 'real_label', 'correct_multi_labels', 'objects_trainable', 'objects')
 FILE_NAMES = ('file_name', 'image/filename')
+SHARD = re.compile(r'-(\w+)\.\w+-\d+-of-\d+$')  # NAME-SPLIT.array_record-00000-of-01024
 
 
 class TfdsSource:
@@ -56,6 +58,20 @@ class TfdsSource:
         return f'{self.title}[{index}] {file.decode(errors="replace")}'.strip()
 
 
+class _InBucket:
+    """Records whose errors are one line."""
+
+    def __init__(self, records: Any, folder: paths.Path):
+        self.records, self.folder = records, folder
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Any:
+        with paths.errors(self.folder):
+            return self.records[index]
+
+
 def load(config: ConfigDict, split: str) -> Source:
     """Opens a split of the TFDS data set that `config.dataset` describes.
 
@@ -87,12 +103,18 @@ def open_split(
       UserError: the data set is missing, not in ArrayRecord format, or not for classification.
     """
     root = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-    folder = _version_folder(pathlib.Path(root).expanduser(), name, version)
+    folder = _version_folder(paths.folder(root), name, version)
+    if paths.in_bucket(folder) and os.fspath(folder).partition('://')[0] != 'gs':
+        raise UserError(
+            f'{folder}: an ArrayRecord is read on a disk or in gs://; --config.dataset.copy_to=DIR '
+            'copies it'
+        )
 
     with extras.needed('tfds', str(folder)):
         import tensorflow_datasets as tfds  # slow to import
 
-    builder = tfds.builder_from_directory(folder)
+    with paths.errors(folder):
+        builder = tfds.builder_from_directory(folder)
     if 'array_record' not in {f.value for f in builder.info.available_file_formats()}:
         raise UserError(
             f'{folder} is not in ArrayRecord format; convert it with: tfds convert_format '
@@ -113,21 +135,53 @@ def open_split(
         raise UserError(
             f'{folder} has no split {split!r}; choose from {sorted(builder.info.splits)}'
         ) from error
+    if paths.in_bucket(folder):
+        records = _InBucket(records, folder)
     return TfdsSource(f'{name}/{split}', records, features, label, confidence)
 
 
-def _version_folder(root: pathlib.Path, name: str, version: str) -> pathlib.Path:
+def files(config: ConfigDict, split: str) -> list[paths.File]:
+    """The files of a split of the data set that `config.dataset` describes.
+
+    Raises:
+      UserError: the data set is missing.
+    """
+    d = config.dataset
+    return files_of(d.name, d.version, d.data_dir, split)
+
+
+def files_of(name: str, version: str, data_dir: str, split: str) -> list[paths.File]:
+    """The files of a prepared data set without the shards of other splits.
+
+    Args:
+      name: name, as for `open_split`.
+      version: likewise.
+      data_dir: TFDS's folder.
+      split: a split in TFDS's language; it may name several.
+
+    Raises:
+      UserError: the data set is missing.
+    """
+    folder = _version_folder(paths.folder(data_dir), name, version)
+    named = set(re.findall(r'[A-Za-z_]\w*', split))
+
+    def is_needed(file: paths.File) -> bool:
+        shard = SHARD.search(file.path)
+        return not shard or 'all' in named or shard[1] in named
+
+    return [file for file in paths.files(folder) if is_needed(file)]
+
+
+def _version_folder(root: paths.Path, name: str, version: str) -> paths.Path:
     """The folder of one version: the named one, or the newest."""
     prepare = (
         f'prepare it with: tfds build {name} --data_dir={root} --file_format=array_record '
         "(needs TensorFlow: pip install -e '.[prepare]')"
     )
     parent = root / name
-    found = (
-        {p.parent.name for p in parent.glob('*/dataset_info.json')} if parent.is_dir() else set()
-    )
+    found = {p.parent.name for p in _glob(parent, '*/dataset_info.json')}
     if not found:
-        configs = {p.parent.parent.name for p in parent.glob('*/*/dataset_info.json')}
+        configs = {p.parent.parent.name for p in _glob(parent, '*/*/dataset_info.json')}
         if configs:
             raise UserError(f'{parent} has several configs; name one: {name}/{sorted(configs)[0]}')
         raise UserError(f'there is no prepared data set in {parent}; {prepare}')
@@ -135,3 +189,10 @@ def _version_folder(root: pathlib.Path, name: str, version: str) -> pathlib.Path
         raise UserError(f'{parent} has no version {version} but {sorted(found)}')
     newest = max(found, key=lambda v: [int(part) if part.isdigit() else 0 for part in v.split('.')])
     return parent / (version or newest)
+
+
+def _glob(folder: paths.Path, pattern: str) -> list[paths.Path]:
+    """The files of a pattern; none where there is no folder, or no bucket."""
+    with contextlib.suppress(FileNotFoundError), paths.errors(folder):
+        return list(folder.glob(pattern)) if folder.is_dir() else []
+    return []

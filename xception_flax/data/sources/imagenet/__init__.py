@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from xception_flax.base import paths
 from xception_flax.base.errors import UserError
 from xception_flax.data.imagenet_sets import imagenet_classes
 from xception_flax.data.sources import folder
@@ -55,15 +56,12 @@ def load(config: ConfigDict, split: str) -> 'folder.FolderSource | IndexedSource
     Raises:
       UserError: the split is not there, not whole, of a kind that is not read, or damaged.
     """
-    data_dir = folder.existing(config)
-    split = {'val': 'validation'}.get(split, split)
-    if split not in EXAMPLES:
-        raise UserError(f'ImageNet has no split {split!r} with labels; choose from {[*EXAMPLES]}')
+    data_dir, split = folder.existing(config), _official(split)
     layout = layouts.find(data_dir, split)
     if layout.kind is None:
         source: folder.FolderSource | IndexedSource = _from_folder(layout.folder)
     else:
-        place = pathlib.Path(config.dataset.index or index.cache()).expanduser()
+        place = paths.on_disk(config.dataset.index or index.cache(), 'config.dataset.index')
         found = index.kept(
             place, layout.paths, layout.kind.scan, f'{split} of {data_dir}', EXAMPLES[split]
         )
@@ -75,6 +73,27 @@ def load(config: ConfigDict, split: str) -> 'folder.FolderSource | IndexedSource
             data_dir, f'{len(source):,}', split, f'{EXAMPLES[split]:,}',
         )  # fmt: skip
     return source
+
+
+def files(config: ConfigDict, split: str) -> list[paths.File]:
+    """The files of a split, and those near it that tell the classes of the validation images.
+
+    Raises:
+      UserError: as for `load`.
+    """
+    layout = layouts.find(paths.path(config.dataset.data_dir), _official(split))
+    beside = labels.files(layout.folder)
+    if layout.kind is None:
+        return paths.files(layout.folder, links=True) + beside
+    chosen = set(layout.paths)
+    return [f for f in paths.files(layout.folder, deep=False) if f.path in chosen] + beside
+
+
+def _official(split: str) -> str:
+    split = {'val': 'validation'}.get(split, split)
+    if split not in EXAMPLES:
+        raise UserError(f'ImageNet has no split {split!r} with labels; choose from {[*EXAMPLES]}')
+    return split
 
 
 def _from_index(found: index.Index, parts: Parts, place: pathlib.Path) -> IndexedSource:

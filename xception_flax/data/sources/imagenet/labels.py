@@ -5,11 +5,13 @@ import gzip
 import importlib.util
 import io
 import json
+import os
 import pathlib
 import subprocess
 import sys
 import tarfile
 
+from xception_flax.base import paths
 from xception_flax.base.errors import UserError
 
 DEVKIT = 'ILSVRC2012_devkit_t12'
@@ -55,6 +57,17 @@ def of_validation(folder: pathlib.Path) -> dict[str, str]:
         f'the classes of the validation images are missing: put {KAGGLE} or {DEVKIT}.tar.gz into '
         f'{folder}'
     )
+
+
+def files(folder: paths.Path) -> list[paths.File]:
+    """The files that `of_validation` would read there and above."""
+    names = {KAGGLE, f'{DEVKIT}.tar.gz'}
+    found = []
+    for place in (folder, *list(folder.parents)[:4]):
+        found += [f for f in paths.files(place, deep=False) if f.path.rpartition('/')[2] in names]
+        kit = {os.fspath(place / DEVKIT / name) for name in (TRUTH, META)}
+        found += [f for f in paths.files(place / DEVKIT / 'data', deep=False) if f.path in kit]
+    return found
 
 
 def _numbered(wnids: list[str]) -> dict[str, str]:

@@ -1,11 +1,10 @@
 """In which files a split of ImageNet lies, for the ways in which people keep it."""
 
 import dataclasses
-import os
-import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 
+from xception_flax.base import paths
 from xception_flax.base.errors import UserError
 from xception_flax.data.decoding import SUFFIXES
 from xception_flax.data.sources.folder import is_shown
@@ -73,11 +72,11 @@ class Layout:
     """
 
     kind: Kind | None
-    folder: pathlib.Path
+    folder: paths.Path
     paths: tuple[str, ...] = ()
 
 
-def find(data_dir: pathlib.Path, split: str) -> Layout:
+def find(data_dir: paths.Path, split: str) -> Layout:
     """Finds 'train' or 'validation' in a copy of ImageNet.
 
     Raises:
@@ -101,7 +100,7 @@ def find(data_dir: pathlib.Path, split: str) -> Layout:
     )
 
 
-def _places(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
+def _places(data_dir: paths.Path) -> Iterator[paths.Path]:
     yield data_dir
     for below in BELOW:
         yield from (path for path in data_dir.glob(below) if path.is_dir())
@@ -110,34 +109,32 @@ def _places(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
         yield from sorted(found, key=lambda path: list(map(int, path.name.split('.'))))[::-1]
 
 
-def _inside(folder: pathlib.Path, split: str) -> Layout | None:
+def _inside(folder: paths.Path, split: str) -> Layout | None:
     """The layout of a split that has its own folder."""
-    with os.scandir(folder) as found:
-        entries = [entry for entry in found if is_shown(entry.name)]
-    images = [entry.name for entry in entries if _holds_images(entry)]
+    entries = [entry for entry in paths.entries(folder) if is_shown(entry.name)]
+    images = next((entry.name for entry in entries if _holds_images(folder, entry)), '')
     for kind in KINDS:
-        chosen = sorted(e.name for e in entries if kind.fits(e.name.lower()) and e.is_file())
+        chosen = sorted(e.name for e in entries if kind.fits(e.name.lower()) and e.is_file)
         if chosen == [TARS[split]] and images:
             break  # it was unpacked
         if chosen and images:
             raise UserError(
                 f'{folder} has files of the kind {kind.title}, such as {chosen[0]}, beside '
-                f'{min(images)}: which is it? Move one of them away'
+                f'{images}: which is it? Move one of them away'
             )
         if chosen:
             return Layout(kind, folder, complete(folder, chosen))
     return Layout(None, folder) if images else None
 
 
-def _holds_images(entry: os.DirEntry) -> bool:
+def _holds_images(folder: paths.Path, entry: paths.Entry) -> bool:
     """Whether it is an image, or a folder with something in it."""
-    if entry.is_dir():
-        with os.scandir(entry.path) as inside:
-            return any(inside)
+    if entry.is_folder:
+        return bool(paths.entries(folder / entry.name))
     return entry.name.lower().endswith(SUFFIXES)
 
 
-def _files(folder: pathlib.Path, split: str) -> Layout | None:
+def _files(folder: paths.Path, split: str) -> Layout | None:
     """The layout of a split whose files lie in one folder with those of others."""
     if (folder / TARS[split]).is_file():
         return Layout(TAR, folder, (str(folder / TARS[split]),))
@@ -154,7 +151,7 @@ def _files(folder: pathlib.Path, split: str) -> Layout | None:
     return None
 
 
-def _refusal(folder: pathlib.Path, split: str, own: bool) -> str:
+def _refusal(folder: paths.Path, split: str, own: bool) -> str:
     """What is to be said of files that are not read at random positions; '' if there are none.
 
     Args:
@@ -177,10 +174,10 @@ def _refusal(folder: pathlib.Path, split: str, own: bool) -> str:
     return ''
 
 
-def _names(folder: pathlib.Path) -> list[str]:
+def _names(folder: paths.Path) -> list[str]:
     """The files in a folder, without those of ImageNet that hold other things."""
-    with os.scandir(folder) as entries:
-        return [e.name for e in entries if e.is_file() and not OTHERS.search(e.name.lower())]
+    found = paths.entries(folder)
+    return [e.name for e in found if e.is_file and not OTHERS.search(e.name.lower())]
 
 
 def _split(name: str) -> str:
@@ -189,7 +186,7 @@ def _split(name: str) -> str:
     return {'val': 'validation'}.get(found[1], found[1]) if found else ''
 
 
-def complete(folder: pathlib.Path, names: list[str]) -> tuple[str, ...]:
+def complete(folder: paths.Path, names: list[str]) -> tuple[str, ...]:
     """The paths of files that count their shards.
 
     Raises:

@@ -23,6 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from xception_flax import config as configs
+from xception_flax.runtime.writers import OF_THE_CLOCK
 
 ROOT = pathlib.Path(__file__).parents[1]
 CACHE = os.environ['XCEPTION_FLAX_TEST_CACHE']  # see conftest.py
@@ -246,7 +247,8 @@ def entries(workdir: pathlib.Path) -> list[dict]:
     lines = (workdir / 'metrics.jsonl').read_text().splitlines()
     found = [json.loads(line) for line in lines]
     for entry in found:
-        entry.pop('examples_per_second', None)
+        for name in OF_THE_CLOCK:
+            entry.pop(name, None)
     return found
 
 

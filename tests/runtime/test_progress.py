@@ -41,3 +41,20 @@ def test_only_the_visible_process_prints(capsys):
     assert capsys.readouterr().out == ''
     Progress(1, visible=True).say('hello')
     assert capsys.readouterr().out == 'hello\n'
+
+
+def test_the_time_that_waits_for_data_is_a_fraction_of_each_interval(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr('time.perf_counter', lambda: now[0])
+    progress = Progress(100, visible=False)
+    progress.wait(9)  # for the first batch
+    progress.start(step=1)
+    now[0] += 4
+    progress.wait(3)
+    assert progress.steps_per_second(step=3) == pytest.approx(0.5)
+    assert (progress.waiting, progress.waited) == (pytest.approx(0.75), 3)
+    now[0] += 10
+    with progress.pause():
+        progress.wait(7)
+    progress.steps_per_second(step=5)
+    assert (progress.waiting, progress.waited) == (0, 3)

@@ -15,16 +15,18 @@ class Progress:
     Attributes:
       seconds: time spent in training steps so far, over all starts; evaluation, saving and
         compilation do not count.
+      waited: the part of it, in this start, in which the devices waited for data.
+      waiting: that part as a fraction of the last interval that `steps_per_second` measured.
     """
 
     def __init__(self, total: int, visible: bool):
         """Prepares for `total` steps; only one process should be `visible`."""
         self.total, self.visible = total, visible
-        self.seconds = 0.0
+        self.seconds = self.waited = self.waiting = 0.0
         self._terminal = visible and sys.stderr.isatty()
         self._bar: tqdm | None = None
         self._since: float | None = None
-        self._window = (0, 0.0)
+        self._window = (0, 0.0, 0.0)
 
     def say(self, text: str) -> None:
         """Prints a line."""
@@ -34,7 +36,7 @@ class Progress:
 
     def start(self, step: int) -> None:
         """Starts the clock after a completed step."""
-        self._window = (step, self.seconds)
+        self._window = (step, self.seconds, self.waited)
         self._since = time.perf_counter()
         if self._terminal:
             self._bar = tqdm(total=self.total, initial=step, unit='step', dynamic_ncols=True)
@@ -44,14 +46,22 @@ class Progress:
         if self._bar is not None:
             self._bar.update()
 
+    def wait(self, seconds: float) -> None:
+        """Counts a time in which the devices waited for data, if the clock runs."""
+        if self._since is not None:
+            self.waited += seconds
+
     def steps_per_second(self, step: int) -> float:
         """The speed since the last call, without pauses; 0 before the clock is started."""
         if self._since is None:
             return 0.0
         self._tick()
-        steps, seconds = step - self._window[0], self.seconds - self._window[1]
-        self._window = (step, self.seconds)
-        return steps / max(seconds, 1e-9)
+        now = (step, self.seconds, self.waited)
+        steps, seconds, waited = (new - old for new, old in zip(now, self._window, strict=True))
+        self._window = now
+        seconds = max(seconds, 1e-9)
+        self.waiting = min(waited / seconds, 1.0)
+        return steps / seconds
 
     def log(self, step: int, text: str, batch_size: int, speed: float) -> None:
         """Shows metrics of training as text; `speed` is in steps per second, 0 if not known."""

@@ -12,6 +12,8 @@ from xception_flax.base import extras, paths
 from xception_flax.runtime.trackers import Tracker
 
 Entry = dict[str, Any]
+# Numbers that depend on the clock, so that they differ between runs that are otherwise the same.
+OF_THE_CLOCK = ('examples_per_second', 'input_wait_fraction', 'flops_utilisation')
 
 
 class Sink(Protocol):

@@ -1,10 +1,12 @@
 """The training loop: set up, restore, step, save, evaluate, finish."""
 
 import collections
+import concurrent.futures
 import contextlib
 import pathlib
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -112,12 +114,14 @@ class _Training:
         self.progress.say('compiling the training step')
         with (
             contextlib.closing(local),
+            contextlib.closing(
+                _Feed(meshes.global_batches(self.run.mesh, local, self.stop), self.progress)
+            ) as self.feed,
             _Profile(self.run.config.profile_steps, self.workdir) as profile,
         ):
-            batches = meshes.global_batches(self.run.mesh, local, self.stop)
             for step in range(start + 1, total + 1):
                 profile.before(step - start)
-                self._step(step, next(batches), first=step == start + 1)
+                self._step(step, self.feed.next(), first=step == start + 1)
                 evaluating = self._evaluation_is_due(step)
                 if evaluating or durations.due(durations.checkpoint, step):
                     self._save(step)
@@ -162,6 +166,7 @@ class _Training:
         self.state, values = self.run.train_step(self.state, batch)
         self.position += self.run.config.batch_size
         self.dispatched.append((step, values))
+        self.feed.busy_until(values)
         self._await_all_but(0 if first else STEPS_AHEAD)
         if first:
             self.progress.say(f'first step after {duration(time.perf_counter() - began)}')
@@ -264,6 +269,43 @@ class _Training:
         self.recorder.close()
         with contextlib.suppress(UserError):  # another error is on its way already
             self.checkpoints.close()
+
+
+class _Feed:
+    """Takes the batches, and counts the time in which the devices wait for one.
+
+    While they compute, the host may wait for a batch for as long as it takes: only what is left of
+    that when the newest step is done counts.
+    """
+
+    def __init__(self, batches: Iterator[dict[str, jax.Array]], progress: Progress):
+        self._batches, self._progress = batches, progress
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, 'feed')
+        self._idle: concurrent.futures.Future[float] | None = None
+
+    def next(self) -> dict[str, jax.Array]:
+        """The next batch."""
+        began = time.perf_counter()
+        batch = next(self._batches)
+        came = time.perf_counter()
+        if self._idle is not None and self._idle.done():
+            self._progress.wait(came - max(began, min(self._idle.result(), came)))
+        return batch
+
+    def busy_until(self, values: dict[str, jax.Array]) -> None:
+        """Tells it the results of the newest step."""
+        self._idle = self._thread.submit(_time_of, values)
+
+    def close(self) -> None:
+        """Ends its thread."""
+        self._thread.shutdown(wait=False)
+
+
+def _time_of(values: dict[str, jax.Array]) -> float:
+    """Waits for results; gives the time."""
+    with contextlib.suppress(Exception):  # which the main thread gets, too
+        jax.block_until_ready(values)
+    return time.perf_counter()
 
 
 class _Profile:

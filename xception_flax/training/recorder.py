@@ -10,6 +10,8 @@ from xception_flax.runtime.progress import Progress
 from xception_flax.training import curves, flops, metrics
 from xception_flax.training.setup import Run
 
+WAITING = 0.1  # fraction of the time from which the log says that training waits for data
+WAITED = 10.0  # seconds after which it also says what to do
 # What a run does without if a package is missing.
 DRAWN_BY = {'matplotlib': 'curves.png', 'tensorboardX': 'event file of TensorBoard'}
 
@@ -33,6 +35,7 @@ class Recorder:
             for (step, kind), entry in found.items()
             if kind == weights[-1] and all((step, w) in found for w in weights)
         }
+        self._advised = False
         self._writer: writers.MetricWriter | None = None
         # With frozen modules there is less work, and how much less is not known.
         self._peak = None if run.frozen else flops.peak(run.mesh.devices.flat[0].device_kind)
@@ -68,13 +71,30 @@ class Recorder:
         text = '  '.join(
             [f'loss {values["loss"]:.4f}', *shown, f'lr {values["learning_rate"]:.4g}']
         )
+        waiting = self.progress.waiting
+        if waiting >= WAITING:
+            text += f'  waits for data {100 * waiting:.0f} % of the time'
+            self._advise()
         self.progress.log(step, text, config.batch_size, speed)
         if speed:
             values['examples_per_second'] = round(speed * config.batch_size, 1)
+            values['input_wait_fraction'] = round(waiting, 4)
         if speed and self._peak:
             flops_per_second = self._work * speed * config.batch_size
             values['flops_utilisation'] = round(flops_per_second / (self._peak * devices), 4)
         self._write({'step': step, 'split': config.dataset.train_split, **values})
+
+    def _advise(self) -> None:
+        """Says once what to do where training waits for data."""
+        config = self.run.config
+        if self._advised or self.progress.waited < WAITED:
+            return
+        self._advised = True
+        self.progress.say(
+            'training waits for data. If cores are idle, raise config.loader_threads (it is '
+            f'{config.loader_threads}) or config.loader_processes; if the disk or the bucket is '
+            'slow, let config.dataset.copy_to name a folder on a faster disk, or below /dev/shm'
+        )
 
     def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
         """Takes what `evaluate` returned, and draws the curves again."""

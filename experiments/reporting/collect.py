@@ -95,7 +95,7 @@ def of_folder(folder: paths.Path) -> list[Measured]:
       UserError: the folder holds no run.
     """
     by_name: dict[str, dict[int, paths.Path]] = {}
-    for path in (file for file in paths.files(folder) if file.name == 'config.json'):
+    for path in (file for file in paths.below(folder) if file.name == 'config.json'):
         workdir = path.parent
         seed = reading.from_json(path).seed
         one_of_several = workdir.name == f'seed{seed}' and workdir != folder

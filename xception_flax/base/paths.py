@@ -120,16 +120,6 @@ def describe(error: Exception) -> str:
     return text
 
 
-def files(folder: Path) -> list[Path]:
-    """All files below a folder, at any depth, in order."""
-    if not in_bucket(folder):
-        return sorted(file for file in folder.rglob('*') if file.is_file())
-    scheme = os.fspath(folder).partition('://')[0]
-    with errors(folder):
-        names = fsspec.filesystem(scheme).find(os.fspath(folder))
-    return sorted(epath.Path(f'{scheme}://{name}') for name in names)
-
-
 def write(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all.
 
@@ -157,7 +147,7 @@ def move_folder(old: Path, new: Path) -> None:
         old.rename(new)
         return
     with errors(old):
-        for file in files(old):
+        for file in below(old):
             (new / file.relative_to(old)).write_bytes(file.read_bytes())
         for mark in old.glob('*commit_success*'):
             mark.unlink()
@@ -277,6 +267,13 @@ def files(folder: Path, deep: bool = True, links: bool = False) -> list[File]:
             stat = entry.stat()
             found.append(File(entry.path, stat.st_size, str(stat.st_mtime_ns)))
     return found
+
+
+def below(folder: Path) -> list[Path]:
+    """All files below a folder, at any depth, in order; also links to nothing."""
+    if in_bucket(folder):
+        return sorted(epath.Path(file.path) for file in files(folder))
+    return sorted(path for path in folder.rglob('*') if not path.is_dir())
 
 
 def _listed(folder: Path, deep: bool) -> dict[str, dict[str, Any]]:

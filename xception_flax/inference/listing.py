@@ -34,7 +34,7 @@ def expand(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
     for argument in arguments:
         path = paths.path(argument)
         if path.is_dir():
-            inside = [str(f) for f in paths.files(path) if _is_image(f.relative_to(path))]
+            inside = [str(f) for f in paths.below(path) if _is_image(f.relative_to(path))]
             files += inside
             if not inside:
                 problems.append(f'{path} has no images ({", ".join(SUFFIXES)})')

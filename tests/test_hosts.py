@@ -67,7 +67,8 @@ def kill_one_of_a_pair(workdir, devices):
     pair[1].kill()
     # Either a sum over the devices fails, or JAX finds the other one silent and aborts.
     status, message = pair[0].status(seconds=120), pair[0].errors
-    assert status in (AGAIN, -signal.SIGABRT), message
+    aborted = -signal.SIGABRT if jax.__version_info__ >= (0, 8) else 1
+    assert status in (AGAIN, aborted), message
     assert 'another process has died' in message or 'another task died' in message
 
 
@@ -160,7 +161,10 @@ ALONE = {
 def test_a_process_that_is_alone_may_be(tmp_path, program):
     nothing = f'error: {tmp_path}/config.json is missing: {tmp_path} holds no run\n'
     evaluate = ('-m', 'xception_flax.evaluate', f'--workdir={tmp_path}')
-    assert program(*evaluate, status=1, **ALONE) == nothing
+    # JAX 0.7 takes a shell in a job for a task of it.
+    left_out = ['SLURM_JOB_ID'] if jax.__version_info__ < (0, 8) else []
+    alone = {name: value for name, value in ALONE.items() if name not in left_out}
+    assert program(*evaluate, status=1, **alone) == nothing
     assert program(*evaluate, '--processes=1', status=1, OMPI_COMM_WORLD_SIZE='2') == nothing
 
 

@@ -227,7 +227,9 @@ def test_a_script_loads_in_processes_or_says_why_not(tmp_path, how):
     )
     if how == 'guarded':
         assert (found.returncode, found.stdout) == (0, '(32,)\n'), found.stderr
-        assert found.stderr == ''
+        # Grain cannot profile processes with an older JAX.
+        said = [line for line in found.stderr.splitlines() if 'worker profiling' not in line]
+        assert not said
     else:
         assert found.returncode == 1
         assert 'no process could be started to load images' in found.stderr.splitlines()[-1]

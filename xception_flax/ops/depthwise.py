@@ -67,8 +67,7 @@ def _convolution_jvp(
     if no_copies():
         tangent += as_batch(_grouped(as_batch(x), kernel_tangent, strides, dilation))
     else:
-        wide = (a.astype(jnp.promote_types(x.dtype, jnp.float32)) for a in (x, kernel_tangent))
-        tangent += _copies(*wide, strides, dilation).astype(x.dtype)
+        tangent += _wide_copies(x, kernel_tangent, strides, dilation)
     return convolution(x, kernel, strides, dilation), tangent
 
 
@@ -85,6 +84,12 @@ def _copies(x: jax.Array, kernel: jax.Array, strides: int, dilation: int) -> jax
             for i, j, top, left in _offsets(kernel.shape, dilation)
         ),
     )
+
+
+def _wide_copies(x: jax.Array, kernel: jax.Array, strides: int, dilation: int) -> jax.Array:
+    """`_copies`, with sums of float32 or wider, also in its transpose by the kernel."""
+    wide = (a.astype(jnp.promote_types(x.dtype, jnp.float32)) for a in (x, kernel))
+    return _copies(*wide, strides, dilation).astype(x.dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -160,7 +165,7 @@ def _by_rows(x: jax.Array, kernel: jax.Array, strides: int, dilation: int) -> ja
 
 
 # JAX before 0.10 cannot transpose a loop that is linear from the start.
-_kernel_tangent = _by_rows if jax.__version_info__ >= (0, 10) else _copies
+_kernel_tangent = _by_rows if jax.__version_info__ >= (0, 10) else _wide_copies
 
 
 def _pad(x: jax.Array, kernel_shape: tuple[int, ...], dilation: int) -> jax.Array:

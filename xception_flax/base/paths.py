@@ -253,19 +253,14 @@ def files(folder: Path, deep: bool = True, links: bool = False) -> list[File]:
       OSError: a file is a link to nothing.
     """
     if in_bucket(folder):
-        scheme = os.fspath(folder).partition('://')[0]
-        return [
-            File(f'{scheme}://{path}', info['size'], _version(info), info.get('crc32c', ''))
-            for path, info in _listed(folder, deep).items()
-            if info['type'] == 'file' and not path.endswith('/')  # a folder's placeholder
-        ]
+        listed = _listed(folder, deep).values()
+        return [_object(folder, info) for info in listed if _is_object(info)]
     found = []
     for entry in os.scandir(folder) if folder.is_dir() else ():
         if entry.is_dir(follow_symlinks=links):
             found += files(pathlib.Path(entry.path)) if deep else []
         elif not entry.is_dir() and (entry.is_file() or entry.is_symlink()):
-            stat = entry.stat()
-            found.append(File(entry.path, stat.st_size, str(stat.st_mtime_ns)))
+            found.append(_file(entry.path))
     return found
 
 
@@ -276,9 +271,44 @@ def below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob('*') if not path.is_dir())
 
 
+def file(path: Path) -> File | None:
+    """One file; None if it is not there.
+
+    Raises:
+      UserError: the bucket cannot be read.
+    """
+    if not in_bucket(path):
+        return _file(os.fspath(path)) if path.is_file() else None
+    with contextlib.suppress(FileNotFoundError), errors(path):
+        info = _system(_scheme(path)).info(os.fspath(path))
+        return _object(path, info) if _is_object(info) else None
+    return None
+
+
+def _file(path: str) -> File:
+    stat = os.stat(path)
+    return File(path, stat.st_size, str(stat.st_mtime_ns))
+
+
+def _object(path: Path, info: dict[str, Any]) -> File:
+    """What a bucket says of an object, which lies at or below a path."""
+    changing = (info.get(name) for name in ('generation', 'ETag', 'mtime', 'LastModified'))
+    version = str(next(filter(None, changing), ''))
+    address = f'{_scheme(path)}://{info["name"]}'
+    return File(address, info['size'], version, info.get('crc32c', ''))
+
+
+def _is_object(info: dict[str, Any]) -> bool:
+    return info['type'] == 'file' and not info['name'].endswith('/')  # a folder's placeholder
+
+
+def _scheme(path: Path) -> str:
+    return os.fspath(path).partition('://')[0]
+
+
 def _listed(folder: Path, deep: bool) -> dict[str, dict[str, Any]]:
     """The objects below a folder of a bucket by their path, or what lies in it."""
-    system = _system(os.fspath(folder).partition('://')[0])
+    system = _system(_scheme(folder))
     with errors(folder):
         try:
             if deep:
@@ -286,11 +316,6 @@ def _listed(folder: Path, deep: bool) -> dict[str, dict[str, Any]]:
             return {info['name']: info for info in system.ls(os.fspath(folder), detail=True)}
         except FileNotFoundError:
             return {}
-
-
-def _version(info: dict[str, Any]) -> str:
-    found = (info.get(name) for name in ('generation', 'ETag', 'mtime', 'LastModified'))
-    return str(next(filter(None, found), ''))
 
 
 def read(path: str, offset: int, size: int) -> bytes:

@@ -294,13 +294,12 @@ class _Notes:
 
 
 def _place(path: str, source: paths.Path) -> str:
-    """Where a file lies below the folder of the copy; what is not below the source, at its top.
+    """Where a file of the source lies below the folder of the copy.
 
     Raises:
-      UserError: the path leads out of the source.
+      UserError: the name leads out of the folder.
     """
-    root = f'{os.fspath(source)}/'
-    place = path.removeprefix(root) if path.startswith(root) else path.rpartition('/')[2]
+    place = path.removeprefix(f'{os.fspath(source)}/')
     if not all(part not in ('', '.', '..') for part in place.split('/')):
         raise UserError(f'{path} cannot be the name of a file')
     return place

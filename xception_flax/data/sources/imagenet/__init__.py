@@ -81,8 +81,9 @@ def files(config: ConfigDict, split: str) -> list[paths.File]:
     Raises:
       UserError: as for `load`.
     """
-    layout = layouts.find(paths.path(config.dataset.data_dir), _official(split))
-    beside = labels.files(layout.folder)
+    data_dir = paths.path(config.dataset.data_dir)
+    layout = layouts.find(data_dir, _official(split))
+    beside = labels.files(layout.folder, data_dir)
     if layout.kind is None:
         return paths.files(layout.folder, links=True) + beside
     chosen = set(layout.paths)

@@ -5,7 +5,6 @@ import gzip
 import importlib.util
 import io
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -59,15 +58,12 @@ def of_validation(folder: pathlib.Path) -> dict[str, str]:
     )
 
 
-def files(folder: paths.Path) -> list[paths.File]:
-    """The files that `of_validation` would read there and above."""
-    names = {KAGGLE, f'{DEVKIT}.tar.gz'}
-    found = []
-    for place in (folder, *list(folder.parents)[:4]):
-        found += [f for f in paths.files(place, deep=False) if f.path.rpartition('/')[2] in names]
-        kit = {os.fspath(place / DEVKIT / name) for name in (TRUTH, META)}
-        found += [f for f in paths.files(place / DEVKIT / 'data', deep=False) if f.path in kit]
-    return found
+def files(folder: paths.Path, root: paths.Path) -> list[paths.File]:
+    """The files that `of_validation` would read in a folder of `root` and above, up to that."""
+    names = (KAGGLE, f'{DEVKIT}.tar.gz', f'{DEVKIT}/{TRUTH}', f'{DEVKIT}/{META}')
+    places = [p for p in (folder, *folder.parents) if p == root or p.is_relative_to(root)]
+    found = (paths.file(place / name) for place in places for name in names)
+    return list(filter(None, found))
 
 
 def _numbered(wnids: list[str]) -> dict[str, str]:

@@ -1,18 +1,15 @@
 """Paths, local or in a bucket of Google Cloud Storage (`gs://BUCKET/...`).
 
-Only this module, and `leases` for locks, knows the difference: a bucket has objects, which are
-written whole and never renamed, and no folders. `etils.epath` reads and lists both.
+Only this module, `gcs` and `locks` know the difference: a bucket has objects, which are written
+whole and never renamed, and no folders. `etils.epath` reads and lists both.
 """
 
 import base64
 import contextlib
 import functools
-import logging
 import os
 import pathlib
-import re
 import tempfile
-import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -20,20 +17,13 @@ import fsspec
 from etils import epath
 
 from xception_flax.base import extras
-from xception_flax.base.errors import UserError
+from xception_flax.base.errors import UserError, described
 
 # With TensorFlow installed, epath would read buckets by TensorFlow's file system.
 os.environ.setdefault('EPATH_USE_TF', 'false')
 
 Path = pathlib.Path  # or the epath.Path of a bucket, which has the same methods
 SCHEMES = {'gs': 'gcs', 's3': 's3'}  # of buckets, and the extra that reads them
-# By words in what a bucket's library says.
-REMEDIES = {
-    'credentials anonymous unauthorized': 'gcloud auth application-default login gives credentials',
-    'forbidden permission': 'the account needs the role Storage Object User on the bucket',
-    'notfound': 'is there such a bucket?',
-}
-PATIENCE = 600  # seconds that a bucket may be unreachable
 
 
 def path(text: str | os.PathLike[str], writing: bool = False) -> Path:
@@ -104,20 +94,7 @@ def errors(path: Path) -> Iterator[None]:
     except Exception as error:  # of gcsfs, aiohttp, google-auth, requests, ...
         if not in_bucket(path):
             raise
-        raise UserError(f'{path}: {describe(error)}') from error
-
-
-def describe(error: Exception) -> str:
-    """What a bucket's library says, in one line, and what to do about it."""
-    text = ' '.join(str(error).split())
-    if said := re.search(r'"message": ?"([^"]+)"', text):
-        text = said[1]
-    text = text[:200] or type(error).__name__
-    lower = f'{type(error).__name__} {text}'.lower()
-    for words, remedy in REMEDIES.items():
-        if any(word in lower for word in words.split()):
-            return f'{text} ({remedy})'
-    return text
+        raise UserError(f'{path}: {described(error)}') from error
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -181,12 +158,11 @@ def local(path: Path) -> Iterator[pathlib.Path]:
 
 def download(path: Path, target: pathlib.Path) -> None:
     """Copies a file or a folder of a bucket to this machine."""
-    if path.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
-        for inside in path.iterdir():
-            download(inside, target / inside.name)
-    else:
-        target.write_bytes(path.read_bytes())
+    inside = below(path) if path.is_dir() else [path]
+    for file in inside:
+        copy = target / file.relative_to(path)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
 
 
 def upload(source: pathlib.Path, path: Path) -> None:
@@ -362,23 +338,7 @@ def _prepare(scheme: str) -> None:
             import s3fs  # noqa: F401
     else:
         with extras.needed('gcs', 'gs://'):
-            import gcsfs.retry
-        logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # it logs what it raises
-
-        class Patient(fsspec.get_filesystem_class('gs')):  # type: ignore[misc]
-            """gcsfs, which by itself waits for half a minute."""
-
-            async def _request(self, *args: Any, **kwargs: Any) -> Any:
-                began = time.monotonic()
-                while True:
-                    try:
-                        return await super()._request(*args, **kwargs)
-                    except Exception as error:
-                        transient = gcsfs.retry.is_retriable(error)
-                        if not transient or time.monotonic() - began > PATIENCE:
-                            raise
-
-        fsspec.register_implementation('gs', Patient, clobber=True)
-        fsspec.register_implementation('gcs', Patient, clobber=True)
+            from xception_flax.base import gcs
+        gcs.register()
     for name in ('gcs', 'gs', 's3'):  # others write there, too: a list is never kept
         fsspec.config.conf.setdefault(name, {})['use_listings_cache'] = False

@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pooch
 from absl import app, flags, logging
@@ -53,6 +54,7 @@ def run(
     """
     memory.keep_freed()
     logging.set_verbosity(logging.WARNING)  # orbax and grain log much; --verbosity=0 shows it
+    logging.get_absl_logger().addFilter(_is_news)
     app.run(
         functools.partial(_run, work, needs, alone),
         flags_parser=functools.partial(reading.parse_flags, arguments=arguments, changes=changes),
@@ -103,6 +105,12 @@ def _compiled(workdir: str) -> pathlib.Path:
     if '://' in workdir:
         return pooch.os_cache('xception_flax') / COMPILED
     return pathlib.Path(workdir).expanduser().absolute().parent / COMPILED
+
+
+def _is_news(record: Any) -> bool:
+    """Whether a record of the log is no error of orbax, which raises what it logs."""
+    raised = record.levelname in ('ERROR', 'CRITICAL') and '/orbax/' in record.pathname
+    return logging.get_verbosity() >= logging.INFO or not raised
 
 
 def _key_flags(module: str) -> set[str]:

@@ -29,7 +29,7 @@ def claim(workdir: paths.Path) -> Iterator[locks.Lock]:
     """Makes the folder, and locks it against other programs inside the context.
 
     Yields:
-      The lock, whose `check` says whether it was lost.
+      The lock, whose `check` is called before anything is written.
 
     Raises:
       UserError: another program uses it.

@@ -181,7 +181,6 @@ class _Training:
             self.progress.advance()
             self._check_finite(step, self.last)
             if step == durations.total or durations.due(durations.log, step):
-                self.lock.check()
                 self.recorder.train(step, self.last)
 
     def _check_finite(self, step: int, values: dict[str, float]) -> None:
@@ -224,10 +223,10 @@ class _Training:
         return step == durations.total or durations.due(durations.eval, step)
 
     def _save(self, step: int) -> None:
-        self.lock.check()
         self._await_all_but(0)
-        self.recorder.sync()
         with self.progress.pause():
+            self.lock.check()
+            self.recorder.sync()
             self.checkpoints.save(
                 Checkpoint(
                     self.state,
@@ -250,6 +249,7 @@ class _Training:
                 run.task, self.stop,
             )  # fmt: skip
             if results:
+                self.lock.check()
                 self.recorder.evaluation(step, results)
                 return
         self._end_early(step)
@@ -360,6 +360,7 @@ def _finish(training: _Training) -> None:
     """Waits for the last checkpoint and prints the results and the files."""
     run, progress, workdir = training.run, training.progress, training.workdir
     checkpoints = training.checkpoints
+    training.lock.check()
     training.recorder.sync()
     checkpoints.wait()
     best, steps = checkpoints.best_step(), checkpoints.steps()

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import pooch
 from absl import app, flags, logging
 
 from xception_flax.base import memory, signals
@@ -103,6 +102,8 @@ def _run(work: Callable[..., None], needs: tuple[str, ...], alone: bool, argv: l
 def _compiled(workdir: str) -> pathlib.Path:
     """The folder of compiled programs: beside the run, on this machine for one in a bucket."""
     if '://' in workdir:
+        import pooch  # slow to import
+
         return pooch.os_cache('xception_flax') / COMPILED
     return pathlib.Path(workdir).expanduser().absolute().parent / COMPILED
 

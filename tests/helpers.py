@@ -121,15 +121,18 @@ def _forks() -> Any:
 
 
 def _run_module(
-    args: Sequence[str], devices: int | None, env: dict, out: pathlib.Path, err: pathlib.Path
+    args: Sequence[str],
+    devices: int | None,
+    env: dict[str, str],
+    out: pathlib.Path,
+    err: pathlib.Path,
 ) -> None:
     """In a fork: becomes `python -m *args`."""
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     os.chdir(ROOT)
-    whole = environment(**env)
     os.environ.clear()
-    os.environ.update(whole)
+    os.environ.update(env)
     if devices is not None:
         import jax
 
@@ -157,7 +160,9 @@ class Program:
         for file in (self._out, self._err):
             file.touch()
         self._process = _forks().Process(
-            target=_run_module, args=(args[1:], devices, env, self._out, self._err), daemon=True
+            target=_run_module,
+            args=(args[1:], devices, environment(**env), self._out, self._err),
+            daemon=True,
         )
         self._process.start()
 

@@ -28,7 +28,7 @@ def newest(rows: Rows) -> dict[tuple[str, int], float]:
         (name, step): value
         for step, values in rows
         for name, value in values.items()
-        if not name.endswith('examples_per_second')
+        if not name.endswith(writers.OF_THE_CLOCK)
     }
 
 

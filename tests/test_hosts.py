@@ -87,8 +87,11 @@ def assert_agree(workdir, whole):
 
 
 def weights(workdir):
-    with jax.enable_x64(True):
+    jax.config.update('jax_enable_x64', True)
+    try:
         return jax.device_get(xception_flax.load(workdir).variables)
+    finally:
+        jax.config.update('jax_enable_x64', False)
 
 
 def test_a_run_continues_in_two_processes_and_in_one_again(whole, program, tmp_path):

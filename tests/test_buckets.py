@@ -458,7 +458,7 @@ class TestHindered:
 
     @pytest.mark.slow
     def test_slow_answers(self, whole, bucket, program):
-        with buckets.Proxy(lambda method, path: None, seconds=1) as proxy:
+        with buckets.Proxy(lambda method, path: None, seconds=0.3) as proxy:
             program(
                 *RUN, '--config.checkpoint_steps=15', f'--workdir={bucket}/run', **proxy.environment
             )

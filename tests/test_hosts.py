@@ -94,6 +94,7 @@ def weights(workdir):
         jax.config.update('jax_enable_x64', False)
 
 
+@pytest.mark.slow
 def test_a_run_continues_in_two_processes_and_in_one_again(whole, program, tmp_path):
     kill_one_of_a_pair(tmp_path, devices=2)
     program(*ARGS, f'--workdir={tmp_path}', devices=4)

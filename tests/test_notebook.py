@@ -46,7 +46,10 @@ class InProcess(NamedTuple):
     figures: int
 
 
-@pytest.fixture(scope='module', params=NOTEBOOKS)
+@pytest.fixture(
+    scope='module',
+    params=['xception', pytest.param('from_keras_to_flax', marks=pytest.mark.slow)],
+)
 def in_process(request, tmp_path_factory):
     """The cells run in this process, with an untrained network and without the trainings."""
     tmp_path = tmp_path_factory.mktemp('in_process')

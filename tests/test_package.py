@@ -128,6 +128,7 @@ except xception_flax.UserError as error:
     assert without_extras(code, tmp_path).strip().endswith(message)
 
 
+@pytest.mark.slow
 def test_a_training_without_the_extras_says_what_it_leaves_out(tmp_path):
     command = [*DIGITS[1:], '--config.total_steps=2', f'--workdir={tmp_path}/run']
     code = f"""

@@ -162,9 +162,11 @@ def is_gone(pid):
 @pytest.mark.parametrize(
     'how',
     [
-        'SIGTERM',
         'SIGKILL',
-        *(pytest.param(how, marks=SLOW) for how in ('end', 'SIGINT to all', 'a loader dies')),
+        *(
+            pytest.param(how, marks=SLOW)
+            for how in ('end', 'SIGTERM', 'SIGINT to all', 'a loader dies')
+        ),
     ],
 )
 def test_whatever_ends_a_run_leaves_nothing_behind(tmp_path, how):

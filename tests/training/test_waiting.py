@@ -50,7 +50,7 @@ def test_the_log_says_where_training_waits_for_data(tmp_path, capsys, monkeypatc
 
     monkeypatch.setattr(images, 'for_training', slow)
     monkeypatch.setattr(recorder, 'WAITED', 0.1)
-    loop.train(small_config(log_steps=1, total_steps=6), tmp_path)
+    loop.train(small_config(model='lenet5', image_size=32, log_steps=1, total_steps=6), tmp_path)
     output = capsys.readouterr().out
     lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
     steps = [e for e in map(json.loads, lines) if e['split'] == 'train']

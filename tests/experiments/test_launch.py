@@ -129,6 +129,7 @@ def test_xpk_itself_would_let_a_saved_run_fail(tmp_path):
 def test_the_signal_of_a_preemption_reaches_the_run_through_the_shell_of_xpk(tmp_path):
     file, env = tmp_path / 'manifest.yaml', environment(HOME=str(tmp_path), **QUIET)
     settings = dict(argument.removeprefix('--config.').split('=') for argument in RUN[3:])
+    settings |= {'total_steps': '100000', 'eval_steps': '100000'}  # it never ends by itself
     trial = trials.Trial('digits/seed0', tmp_path / 'run', 'configs/digits.py', settings)
     command = xpk.command(trial, (*CLUSTER, *TPU, f'output-manifest-file={file}'))
     subprocess.run(command, env=env, check=True, capture_output=True)

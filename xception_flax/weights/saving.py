@@ -198,7 +198,8 @@ def _save_keras(path: pathlib.Path, model: Network, variables: Any, config: Conf
     os.environ.setdefault('KERAS_BACKEND', 'jax')
     with extras.needed('pip install keras', 'writing a file of Keras'):
         import keras
-    size = config.image_size
+    # Keras refuses small images, but only the weights of VGG-16 depend on the size.
+    size = config.image_size if config.model == 'vgg16' else 299
     theirs = getattr(keras.applications, application)(
         weights=None, classes=config.dataset.num_classes, input_shape=(size, size, 3)
     )

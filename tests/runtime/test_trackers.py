@@ -8,11 +8,12 @@ import subprocess
 import sys
 
 import pytest
-from helpers import AGAIN, RUN, Program, environment, free_port
+from helpers import AGAIN, RUN, Program, environment, free_port, small_config
 
 from xception_flax.base import extras
 from xception_flax.base.errors import UserError
 from xception_flax.runtime import trackers, writers
+from xception_flax.training import loop
 
 Rows = list[tuple[int, dict[str, float]]]  # a step and values by name
 WANDB = {'WANDB_MODE': 'offline', 'WANDB_ERROR_REPORTING': 'false'}
@@ -110,6 +111,7 @@ def test_trackio_has_the_numbers_of_a_run_that_resumes_from_an_earlier_step(prog
     assert json.loads(config)['xception']['width'] == 0.05
 
 
+@pytest.mark.slow
 def test_wandb_has_the_numbers_of_a_run_that_is_stopped_changed_and_killed(program, tmp_path):
     pytest.importorskip('wandb')
     args = (*RUN, '--config.tracker=wandb', f'--workdir={tmp_path}')
@@ -252,12 +254,11 @@ def test_a_damaged_name_is_one_line(tmp_path):
         trackers.Tracker('wandb', tmp_path, {}, 0, print)
 
 
-def test_a_missing_tracker_is_one_line(monkeypatch):
-    trackers.check('')
+def test_a_missing_tracker_is_one_line_before_anything_is_written(monkeypatch, tmp_path):
     monkeypatch.setattr(extras, 'present', lambda package: package != 'trackio')
-    trackers.check('wandb')
     with pytest.raises(UserError) as error:
-        trackers.check('trackio')
+        loop.train(small_config(tracker='trackio'), tmp_path / 'run')
     assert str(error.value) == (
         "config.tracker='trackio' needs trackio: pip install -e '.[trackio]'"
     )
+    assert not (tmp_path / 'run').exists()

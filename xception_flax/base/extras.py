@@ -21,11 +21,24 @@ def needed(extra: str, purpose: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        package = (error.name or '').partition('.')[0]
-        how = extra if ' ' in extra else f"pip install -e '.[{extra}]'"
-        raise UserError(f'{purpose} needs {package}: {how}') from None
+        raise _missing((error.name or '').partition('.')[0], extra, purpose) from None
+
+
+def check(package: str, extra: str, purpose: str) -> None:
+    """Checks that a package is installed, without importing it; as `needed`.
+
+    Raises:
+      UserError: it is missing.
+    """
+    if not present(package):
+        raise _missing(package, extra, purpose)
 
 
 def present(package: str) -> bool:
     """Whether a package is installed."""
     return importlib.util.find_spec(package) is not None
+
+
+def _missing(package: str, extra: str, purpose: str) -> UserError:
+    how = extra if ' ' in extra else f"pip install -e '.[{extra}]'"
+    return UserError(f'{purpose} needs {package}: {how}')

@@ -13,7 +13,7 @@ from typing import Any
 
 import pooch
 
-from xception_flax.base import extras, paths
+from xception_flax.base import paths
 from xception_flax.base.errors import UserError
 
 TRACKERS = ('', 'wandb', 'trackio')  # values of config.tracker
@@ -111,17 +111,6 @@ class Tracker:
             self._say(
                 f'warning: {self._package} has failed ({_line(error)}); nothing is sent to it'
             )
-
-
-def check(package: str) -> None:
-    """Checks that the package of `config.tracker` is installed.
-
-    Raises:
-      UserError: it is not; says how to install it.
-    """
-    if package and not extras.present(package):
-        with extras.needed(package, f'config.tracker={package!r}'):
-            raise ModuleNotFoundError(name=package)
 
 
 def _identity(path: paths.Path, folder: str, package: str) -> tuple[str, int]:

@@ -19,7 +19,7 @@ from xception_flax.base.locks import Lock
 from xception_flax.base.signals import Stopped, StopSignals
 from xception_flax.data import pipeline, workers
 from xception_flax.data.reader import Reader
-from xception_flax.runtime import trackers, workdirs, writers
+from xception_flax.runtime import workdirs, writers
 from xception_flax.runtime.checkpoints import Checkpoint, Checkpoints, saved_steps
 from xception_flax.runtime.progress import Progress, duration
 from xception_flax.training import freezing, metrics
@@ -47,7 +47,8 @@ def train(config: ConfigDict, workdir: paths.Path, stop: StopSignals | None = No
       Stopped: a signal came; all work is saved.
     """
     run = set_up(config, fresh=not saved_steps(workdir))
-    trackers.check(config.tracker)
+    if config.tracker:
+        extras.check(config.tracker, config.tracker, f'config.tracker={config.tracker!r}')
     progress = Progress(run.durations.total, visible=jax.process_index() == 0)
     _introduce(run, progress)
     with (
@@ -375,10 +376,12 @@ def _finish(training: _Training) -> None:
         line = metrics.results_line(last['split'], last['weights'], last)
         progress.say(f'final {line}, after {duration(progress.seconds)} of training')
     label = metrics.by_name(run.config.best).label
+    shown = extras.present('tensorboardX')
+    board = f' (TensorBoard: tensorboard --logdir {workdir})' if shown else ''
     progress.say(
         f'in {workdir}:\n'
         + ('  curves.png     the training curves\n' if extras.present('matplotlib') else '')
-        + f'  metrics.jsonl  every number (TensorBoard: tensorboard --logdir {workdir})\n'
+        + f'  metrics.jsonl  every number{board}\n'
         f'  checkpoints/   steps {", ".join(map(str, steps))}; best {label} at {best}'
         + (
             f' ({checkpoints.count} saved; training waited {checkpoints.blocked:.2f} s at most)\n'

@@ -44,7 +44,7 @@ def described(error: Exception) -> str:
     if isinstance(error, BucketError):
         return str(error)
     text = ' '.join(re.sub(r'https?://\S+', '', str(error)).split())
-    if said := re.search(r'"message": ?"([^"]+)"', text):
+    if said := re.search(r'"message\\*": ?\\*"([^"\\]+)', text):
         text = said[1]
     text = text[:200] or type(error).__name__
     lower = f'{type(error).__name__} {text}'.lower()

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from xception_flax.base import paths, processes
-from xception_flax.base.errors import UserError
+from xception_flax.base.errors import UserError, described
 
 Tree = Any
 
@@ -226,8 +226,9 @@ class Checkpoints:
             return error
         good = [step for step in self.steps() if (self.folder / str(step)).is_dir()]
         newest = f'the newest whole one is of step {good[-1]}' if good else 'there is none yet'
+        reason = described(error) if paths.in_bucket(self.folder) else _first_line(error)
         return UserError(
-            f'a checkpoint could not be written to {self.folder} ({_first_line(error)}); {newest}'
+            f'a checkpoint could not be written to {self.folder} ({reason}); {newest}'
         )
 
 

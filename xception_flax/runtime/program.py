@@ -1,6 +1,7 @@
 """The frame of every program: flags, other processes, errors in one line."""
 
 import functools
+import logging as standard_logging
 import os
 import pathlib
 import sys
@@ -53,7 +54,9 @@ def run(
     """
     memory.keep_freed()
     logging.set_verbosity(logging.WARNING)  # orbax and grain log much; --verbosity=0 shows it
-    logging.get_absl_logger().addFilter(_is_news)
+    for logger in (logging.get_absl_logger(), standard_logging.getLogger('asyncio')):
+        logger.addFilter(_is_news)
+    sys.unraisablehook = _print_unraisable
     app.run(
         functools.partial(_run, work, needs, alone),
         flags_parser=functools.partial(reading.parse_flags, arguments=arguments, changes=changes),
@@ -109,9 +112,22 @@ def _compiled(workdir: str) -> pathlib.Path:
 
 
 def _is_news(record: Any) -> bool:
-    """Whether a record of the log is no error of orbax, which raises what it logs."""
-    raised = record.levelname in ('ERROR', 'CRITICAL') and '/orbax/' in record.pathname
+    """Whether a record of the log is no error of orbax, which raises what it logs.
+
+    asyncio logs what orbax has started beside that, and waits for no more.
+    """
+    theirs = record.name == 'asyncio' or '/orbax/' in record.pathname
+    raised = record.levelname in ('ERROR', 'CRITICAL') and theirs
     return logging.get_verbosity() >= logging.INFO or not raised
+
+
+def _print_unraisable(error: Any) -> None:
+    """Prints an error of a callback, but not those of arrays whose checkpoint has failed.
+
+    Each that tensorstore has written later finds nobody waiting for it.
+    """
+    if str(error.exc_value) != 'Event loop is closed':
+        sys.__unraisablehook__(error)
 
 
 def _key_flags(module: str) -> set[str]:

@@ -169,6 +169,21 @@ def test_folders_of_classes_are_copied_by_split(tmp_path, bucket):
     assert records(train) == records(in_place)
 
 
+@pytest.mark.parametrize('settings', [{}, {'eval_fraction': 0.3, 'eval_split': 'val'}])
+def test_a_class_that_is_a_link_to_a_folder_is_copied(tmp_path, settings):
+    top = '' if settings else 'train/'
+    write(
+        tmp_path, {f'{where}/{i}.jpg': jpeg(i) for where in (f'data/{top}a', 'b') for i in (1, 2)}
+    )
+    (tmp_path / f'data/{top}b').symlink_to(tmp_path / 'b')
+    train, in_place = (
+        sources.load(config(tmp_path, tmp_path / 'data', 'folder', **settings, **where), 'train')
+        for where in ({}, {'copy_to': ''})
+    )
+    assert train.class_names == in_place.class_names == ['a', 'b']
+    assert records(train) == records(in_place)
+
+
 def test_an_array_record_in_a_bucket_is_read_in_place(tmp_path, prepared):
     settings = {'source': 'tfds', 'name': 'colours'}
     for split in ('train', 'val'):

@@ -75,7 +75,8 @@ def files(config: ConfigDict, split: str) -> list[paths.File]:
     if not paths.in_bucket(root):
         load(config, split)  # also an empty folder, which a copy would not have
     whole = config.dataset.labels or config.dataset.eval_fraction
-    return paths.files(root if whole else root / split)
+    # A class may be a link to a folder; with a table such images are not found in place, either.
+    return paths.files(root if whole else root / split, links=not config.dataset.labels)
 
 
 def existing(config: ConfigDict) -> pathlib.Path:

@@ -60,6 +60,7 @@ def main(name: str) -> None:
     from xception_flax.base import paths
 
     values = flags.FLAGS
+    _check_launcher()
     workdir = paths.folder(values.workdir, writing=True)
     overrides = settings.assignments(values.set)
     chosen = trials(_study(name), workdir, tuple(map(int, values.seeds)), overrides)
@@ -86,6 +87,17 @@ def main(name: str) -> None:
             print(f'{trial.name}: workload {xpk.name(trial)}', flush=True)
     else:
         local.Sweep(chosen).go()
+
+
+def _check_launcher() -> None:
+    """Checks that the arguments of a launcher are those of the chosen one."""
+    values = flags.FLAGS
+    for launcher in ('slurm', 'xpk'):
+        if values[launcher].value and values.launcher != launcher:
+            raise UserError(f'--{launcher} is for --launcher={launcher}; give that, too')
+    for argument in values.xpk:
+        if argument.startswith('-'):
+            raise UserError(f'--xpk={argument}: leave out the dashes before its name')
 
 
 def _study(name: str) -> 'Study':

@@ -131,6 +131,12 @@ def test_commands_can_be_pasted_into_a_shell(tmp_path, program):
         (['fashion_mnist', '--vary=batch_size=1,2'], '--base and --vary are for the study grid'),
         (['fashion_mnist', '--set=xception.residul=True'], 'did you mean config.xception.residual'),
         (['fashion_mnist', '--process=1'], '--process has no effect in this program'),
+        (['fashion_mnist', '--xpk=cluster=a'], '--xpk is for --launcher=xpk; give that, too'),
+        (['fashion_mnist', '--slurm=timeout_min=9'], '--slurm is for --launcher=slurm'),
+        (
+            ['fashion_mnist', '--launcher=xpk', '--xpk=--cluster=a'],
+            '--xpk=--cluster=a: leave out the dashes',
+        ),
         ([], 'STUDY is missing'),
     ],
 )

@@ -223,6 +223,14 @@ def test_a_run_keeps_its_name_and_another_folder_has_another(monkeypatch, tmp_pa
     assert identity(first) != identity(second)
 
 
+def test_a_name_begins_with_a_letter_for_command_lines(monkeypatch, tmp_path):
+    fake(monkeypatch, lambda *_: None)
+    for folder, name in (('é', 'run-'), ('é1', '1-')):
+        (tmp_path / folder).mkdir()
+        trackers.Tracker('wandb', tmp_path / folder, {}, 0, print).close()
+        assert identity(tmp_path / folder).startswith(name)
+
+
 def test_what_a_killed_start_has_logged_is_logged_again(monkeypatch, tmp_path):
     sent = []
     fake(monkeypatch, lambda _, step: sent.append(step))

@@ -121,7 +121,7 @@ def _identity(path: paths.Path, folder: str, package: str) -> tuple[str, int]:
     with paths.errors(path):
         text = path.read_text() if path.exists() else ''
     if not text:
-        label = re.sub(r'[^\w.-]+', '-', folder, flags=re.ASCII)[:64]
+        label = re.sub(r'[^\w.-]+', '-', folder, flags=re.ASCII)[:64].strip('-')
         return f'{label or "run"}-{uuid.uuid4().hex[:8]}', 0
     try:
         stored = json.loads(text)

@@ -175,6 +175,7 @@ def test_a_thousand_classes_without_names_are_those_of_imagenet(run, program, tm
         (['cat.png', '--workdir=a', '--tpo=3'], "'tpo'. Did you mean: top"),
         (['cat.png', '--workdir=a', '--save=a.jpg'], '--save=a.jpg: give the name of a .png'),
         (['cat.png', '--workdir=a', '--save=no/a.png'], 'there is no folder no'),
+        (['cat.png', '--workdir=a', '--save=gs://b/a.png'], '--save: gs://b/a.png is in a bucket'),
         (['cat.png', '--workdir=a'], 'there is no file cat.png'),
         (
             ['tests', '--workdir=a'],

@@ -19,7 +19,7 @@ EIGHTHS = ' ▏▎▍▌▋▊▉'
 
 def png(text: str) -> pathlib.Path:
     """The path of a PNG to write; a `UserError` if it cannot be one."""
-    path = pathlib.Path(text).expanduser()
+    path = paths.on_disk(text, '--save')
     if path.suffix.lower() != '.png':
         raise UserError(f'--save={path}: give the name of a .png')
     if not path.parent.is_dir():

@@ -228,6 +228,11 @@ class TestErrors:
         [
             ('s3://bucket/run', 'checkpoints cannot be written there'),
             ('http://host/run', 'http://host/run is neither a path nor in a bucket'),
+            ('gs:/bucket/run', 'gs:/bucket/run names no bucket; give an address like gs://BUCKET'),
+            ('gs:///run', 'gs:///run names no bucket'),
+            ('gs://', 'gs:// names no bucket'),
+            ('gs://bucket/run#2', 'with # in its name, checkpoints would go to another address'),
+            ('gs://bucket/run?', 'with ? in its name'),
         ],
     )
     def test_other_addresses(self, program, workdir, error):

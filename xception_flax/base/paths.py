@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -36,11 +37,18 @@ def path(text: str | os.PathLike[str], writing: bool = False) -> Path:
     Raises:
       UserError: the address is of another kind, or its library is missing.
     """
-    scheme, address, _ = os.fspath(text).partition('://')
+    scheme, address, name = os.fspath(text).partition('://')
+    if re.match(rf'({"|".join(SCHEMES)}):(?!//[^/])', os.fspath(text)):
+        raise UserError(f'{text} names no bucket; give an address like gs://BUCKET/PATH')
     if not address:
         return pathlib.Path(text).expanduser()
     if scheme not in SCHEMES:
         raise UserError(f'{text} is neither a path nor in a bucket (gs://BUCKET/PATH)')
+    if writing and (special := re.search('[#?]', name)):
+        raise UserError(
+            f'{text}: with {special[0]} in its name, checkpoints would go to another address; give '
+            'another name'
+        )
     if writing and scheme != 'gs':
         raise UserError(
             f'{text}: checkpoints cannot be written there; mount the bucket (Mountpoint for S3, '

@@ -151,6 +151,8 @@ def find(source: str) -> tuple[paths.Path, Published | None]:
         found = paths.path(source)
         with paths.errors(found):
             found.exists()
+    except UserError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f'{source!r} is no path: {error}') from error
     same_file = [known for known in PUBLISHED.values() if known.md5 and known.file == found.name]

@@ -108,6 +108,18 @@ def test_a_run_in_a_bucket_is_evaluated(finished, program):
         assert f'top-1 {entry["top1"]:.2%}' in output or f'{entry["top1"]:.4f}' in output, output
 
 
+def test_the_settings_of_a_run_in_a_bucket_are_read(finished, program):
+    for where in (f'--workdir={finished}', f'--config={finished}/config.json'):
+        found = json.loads(program('-m', 'xception_flax.describe', where, '--json'))
+        assert found['parameters'] == sum(
+            x.size for x in jax.tree.leaves(weights(finished)['live']['params'])
+        )
+    output = program(
+        '-m', 'xception_flax.describe', f'--config={finished}/no/config.json', status=1
+    )
+    assert f'{finished}/no/config.json is missing' in output
+
+
 def test_images_in_a_bucket_are_predicted(finished, program, tmp_path):
     folder = paths.folder(f'{finished.parent}/images')
     rng = np.random.default_rng(0)

@@ -1,11 +1,10 @@
 """The network to look at: that of a config, of a run or of a weights file."""
 
-import pathlib
-
 import jax
 from ml_collections import ConfigDict
 
 from xception_flax import models
+from xception_flax.base import paths
 from xception_flax.config import reading
 from xception_flax.data import sources
 from xception_flax.training.checks import check_values
@@ -25,7 +24,9 @@ def choose(
     if weights:
         config = load(weights).config
     elif workdir:
-        config = reading.from_json(pathlib.Path(workdir).expanduser() / 'config.json')
+        folder = paths.path(workdir)
+        with paths.errors(folder):
+            config = reading.from_json(folder / 'config.json')
     else:
         assert config is not None
         config.dataset.num_classes = sources.num_classes(config)

@@ -84,6 +84,11 @@ def read_file(path: str | os.PathLike[str]) -> ConfigDict:
     Raises:
       UserError: there is no such file, or it fails; says at which line.
     """
+    if '://' in os.fspath(path) and str(path).endswith('.json'):
+        from xception_flax.base import paths  # slow to import
+
+        with paths.errors(address := paths.path(path)):
+            return from_json(address)
     if not os.path.isfile(path):
         raise UserError(f'there is no config file {str(path)!r}{_nearby(path)}')
     if str(path).endswith('.json'):

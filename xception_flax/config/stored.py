@@ -1,7 +1,5 @@
 """A config file, as `configs/` has them, that gives the stored config of a run."""
 
-import pathlib
-
 from ml_collections import ConfigDict
 
 from xception_flax.config import reading, schema
@@ -13,4 +11,4 @@ def get_config(path: str = '') -> ConfigDict:
     Raises:
       UserError: there is no such file, or it is no config of this version.
     """
-    return reading.from_json(pathlib.Path(path)) if path else schema.default()
+    return reading.read_file(path) if path else schema.default()

@@ -427,6 +427,7 @@ def test_of_two_processes_one_copies(tmp_path, tars):
     ('dataset', 'says'),
     [
         ({'copy_to': 'gs://data/x'}, 'copy_to: gs://data/x is in a bucket; give a folder on a'),
+        ({'copy_to': __file__}, rf"copy_to: .*File exists: '{__file__}'; give a new folder"),
         ({'source': 'digits'}, 'copy_to: digits has no files to copy'),
         ({'data_dir': ''}, 'copy_to: set config.dataset.data_dir'),
         ({'data_dir': 'gs://data/none'}, 'has no train images of ImageNet'),

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from xception_flax.base import locks, paths
 from xception_flax.base.errors import UserError
 
-PART = 16 * 2**20  # bytes that a thread copies at once
+PART = 16 * 2**20  # bytes that a thread copies at once: a tar of ImageNet has 138 GB
 THREADS = 32
 INTERVAL = 30  # seconds between lines of progress
 BLOCK = 4096  # bytes that a disk takes for the end of a file
@@ -50,7 +50,10 @@ def copy(
         inside, outside = target.resolve(), source.resolve()
         if inside.is_relative_to(outside) or outside.is_relative_to(inside):
             raise UserError(f'config.dataset.copy_to: {target} and {source} lie in each other')
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'config.dataset.copy_to: {error}; give a new folder') from error
     with _alone(target):
         notes = _Notes(source, target)
         files: dict[str, tuple[str, paths.File]] = {}

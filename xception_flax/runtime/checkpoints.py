@@ -227,9 +227,7 @@ class Checkpoints:
         good = [step for step in self.steps() if (self.folder / str(step)).is_dir()]
         newest = f'the newest whole one is of step {good[-1]}' if good else 'there is none yet'
         reason = described(error) if paths.in_bucket(self.folder) else _first_line(error)
-        return UserError(
-            f'a checkpoint could not be written to {self.folder} ({reason}); {newest}'
-        )
+        return UserError(f'a checkpoint could not be written to {self.folder} ({reason}); {newest}')
 
 
 def checksums(tree: Any) -> dict[str, int]:

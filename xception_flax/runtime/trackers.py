@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -172,7 +173,7 @@ def _start_wandb(name: str, folder: pathlib.Path, config: dict[str, Any]) -> Sta
     def finish() -> None:
         run.finish(exit_code=1 if sys.exc_info()[0] else 0)
 
-    sync = f'sent later by: wandb sync {folder}/wandb/offline-run-*'
+    sync = f'sent later by: wandb sync {shlex.quote(str(folder))}/wandb/offline-run-*'
     return log, finish, where + sync if run.offline else str(run.url)
 
 
@@ -182,7 +183,8 @@ def _start_trackio(name: str, folder: pathlib.Path, config: dict[str, Any]) -> S
     import trackio
 
     run = trackio.init(project=PROJECT, name=name, resume='allow', config=config, embed=False)
-    show = f'TRACKIO_DIR={trackio.utils.TRACKIO_DIR} trackio show --project {PROJECT}'
+    where = shlex.quote(str(trackio.utils.TRACKIO_DIR))
+    show = f'TRACKIO_DIR={where} trackio show --project {PROJECT}'
     return run.log, trackio.finish, run.url or f'shown by: {show}'
 
 

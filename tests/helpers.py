@@ -8,7 +8,6 @@ import multiprocessing.forkserver
 import os
 import pathlib
 import runpy
-import socket
 import struct
 import subprocess
 import sys
@@ -238,13 +237,6 @@ class Watched:
         self.process.wait(120)
         assert self.process.returncode == status, self.output + self.process.stderr.read()
         return self.output
-
-
-def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        return free.getsockname()[1]
 
 
 def entries(workdir: pathlib.Path) -> list[dict]:

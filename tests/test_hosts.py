@@ -11,9 +11,10 @@ import time
 import jax
 import numpy as np
 import pytest
-from helpers import AGAIN, RUN, Program, entries, free_port
+from helpers import AGAIN, RUN, Program, entries
 
 import xception_flax
+from experiments.faults.store import free_port
 from xception_flax.base import processes
 from xception_flax.base.errors import UserError
 

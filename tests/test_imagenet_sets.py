@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import Program, default_config, free_port
+from helpers import Program, default_config
 
+from experiments.faults.store import free_port
 from xception_flax.base import mesh as meshes
 from xception_flax.base.errors import UserError
 from xception_flax.data import imagenet_sets, images, sources

@@ -8,8 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from helpers import AGAIN, RUN, Program, environment, free_port, small_config
+from helpers import AGAIN, RUN, Program, environment, small_config
 
+from experiments.faults.store import free_port
 from xception_flax.base import extras
 from xception_flax.base.errors import UserError
 from xception_flax.runtime import trackers, writers

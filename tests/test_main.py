@@ -85,6 +85,7 @@ def test_evaluate_measures_the_same(finished, program):
             assert f'{entry["weights"]} weights: top-1 {entry["top1"]:.4f}' in output
 
 
+@pytest.mark.slow
 def test_evaluate_changes_settings_of_the_run_without_a_config_file(finished, program):
     workdir, _ = finished
     evaluate = ('-m', 'xception_flax.evaluate', f'--workdir={workdir}')
@@ -124,6 +125,7 @@ def test_compiled_programs_are_kept_beside_the_workdir(finished, program):
     assert any((workdir.parent / '.compiled').iterdir())
 
 
+@pytest.mark.slow
 def test_a_folder_of_class_folders_trains(program, tmp_path):
     write_class_folders(tmp_path / 'data', {'train': 12, 'val': 5}, classes=10)
     output = program(

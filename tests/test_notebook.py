@@ -30,7 +30,8 @@ each_notebook = pytest.mark.parametrize('notebook', NOTEBOOKS)
 
 def only(fixture, notebook):
     """Gives a test the `fixture` of one notebook."""
-    return pytest.mark.parametrize(fixture, [notebook], indirect=True)
+    marks = pytest.mark.slow if notebook == 'from_keras_to_flax' else ()
+    return pytest.mark.parametrize(fixture, [pytest.param(notebook, marks=marks)], indirect=True)
 
 
 def read(notebook):

@@ -37,6 +37,7 @@ def test_it_predicts_the_same(old_run, weights):
         assert found == pytest.approx(dict(enumerate(expected)), abs=2e-6)
 
 
+@pytest.mark.slow
 def test_it_resumes(old_run, program, tmp_path):
     workdir = tmp_path / 'run'
     shutil.copytree(old_run, workdir)

@@ -53,7 +53,8 @@ def training_from_3(reader, config):
 
 
 @pytest.mark.parametrize(
-    ('kind', 'number'), [(training_from_3, 7), (pipeline.evaluation_batches, 9)]
+    ('kind', 'number'),
+    [(training_from_3, 7), pytest.param(pipeline.evaluation_batches, 9, marks=SLOW)],
 )
 def test_any_number_of_processes_gives_the_same_batches(config, kind, number, caplog):
     alone, reader = batches(config, kind, number, 0)
@@ -78,6 +79,7 @@ def test_errors_of_a_process_arrive(config):
 
 
 @pytest.mark.parametrize('source', ['digits', 'synthetic', 'imagenet'])
+@SLOW
 def test_every_source_goes_to_other_processes(tmp_path, source):
     two_tars(tmp_path / 'copy')
     config = default_config(
@@ -162,10 +164,10 @@ def is_gone(pid):
 @pytest.mark.parametrize(
     'how',
     [
-        'SIGKILL',
+        'SIGTERM',
         *(
             pytest.param(how, marks=SLOW)
-            for how in ('end', 'SIGTERM', 'SIGINT to all', 'a loader dies')
+            for how in ('end', 'SIGKILL', 'SIGINT to all', 'a loader dies')
         ),
     ],
 )
@@ -220,7 +222,10 @@ GUARDED = (
 )
 
 
-@pytest.mark.parametrize('how', ['unguarded', 'standard input', 'guarded'])
+@pytest.mark.parametrize(
+    'how',
+    ['unguarded', *(pytest.param(how, marks=SLOW) for how in ('standard input', 'guarded'))],
+)
 def test_a_script_loads_in_processes_or_says_why_not(tmp_path, how):
     write(tmp_path, {'script.py': (GUARDED if how == 'guarded' else SCRIPT).encode()})
     args = ['-'] if how == 'standard input' else [str(tmp_path / 'script.py')]

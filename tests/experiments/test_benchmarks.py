@@ -7,6 +7,7 @@ import pytest
 from experiments.benchmarks import networks, turns
 
 
+@pytest.mark.slow
 def test_the_input_of_this_project_is_measured(program, tmp_path):
     output = program(
         '-m', 'experiments.benchmarks.input', '--contender=ours', '--batch=8', '--rounds=2',
@@ -50,7 +51,8 @@ def test_a_contender_that_is_not_installed_is_left_out(capsys):
     assert 'that: not measured: no_such_package is not installed' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('task', ['inference', pytest.param('training', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['inference', 'training'])
 def test_the_settings_of_the_benchmarks_fit_a_small_network(task):
     small = {'image_size': 71, 'xception.width': 0.05, 'xception.middle_repeats': 0}
     call = networks.xception_flax(task, 2, **small)

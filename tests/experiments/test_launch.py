@@ -100,6 +100,7 @@ def test_a_refused_run_does_not_keep_the_others(tmp_path, program):
 
 
 @needs('xpk')
+@pytest.mark.slow
 @pytest.mark.parametrize('machines', [TPU, GPU], ids=['tpu', 'gpu'])
 def test_a_workload_of_xpk_restarts_after_saving(tmp_path, program, machines):
     file = tmp_path / 'manifest.yaml'
@@ -115,6 +116,7 @@ def test_a_workload_of_xpk_restarts_after_saving(tmp_path, program, machines):
 
 
 @needs('xpk')
+@pytest.mark.slow
 def test_xpk_itself_would_let_a_saved_run_fail(tmp_path):
     file = tmp_path / 'manifest.yaml'
     arguments = (*CLUSTER, *TPU, f'output-manifest-file={file}', 'max-restarts=9', 'workload=a')

@@ -1,9 +1,12 @@
 """Speed of networks side by side."""
 
+import pytest
+
 from experiments import speed
 from experiments.studies.study import Variant
 
 
+@pytest.mark.slow
 def test_a_network_trains_in_turns():
     small = {'model': 'lenet5', 'image_size': 32, 'batch_size': 16}
     network = speed.Network(Variant('lenet', 'LeNet-5', 'configs/digits.py', small), 10, {})

@@ -63,6 +63,7 @@ def swept(tmp_path_factory, program):
     return workdir, command, listed, outputs
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_resumes(swept):
     workdir, _, listed, (stopped, output) = swept
     assert f'{NAMES[0]} is done' in stopped
@@ -82,6 +83,7 @@ def test_a_killed_sweep_resumes(swept):
     assert (config['seed'], config['optimizer']['momentum'], config['model']) == (1, 0.8, 'lenet5')
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_touched(swept, program):
     workdir, command, *_ = swept
     before = {p: p.read_bytes() for p in workdir.glob('*/*/*') if p.is_file()}
@@ -90,6 +92,7 @@ def test_finished_runs_are_not_touched(swept, program):
     assert program(*command, '--launcher=commands') == ''
 
 
+@pytest.mark.slow
 def test_the_report_has_the_numbers_of_the_sweep(swept, program, tmp_path):
     workdir, *_ = swept
     output = program('-m', 'experiments.report', str(workdir), f'--out={tmp_path}')

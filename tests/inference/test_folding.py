@@ -24,7 +24,7 @@ NETWORKS = {
 }
 
 
-SLOW = ('inception_v3',)  # a second case of a network
+SLOW = ('bn_relu between', 'elu between', 'inception_v3')  # more cases of a network
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_parameters_are_counted_as_published(name, options, trainable, statistic
 
 
 # Those that take longest to compile.
-SLOW = ('inception_v3', 'xception41', 'xception65', 'xception71')
+SLOW = ('alexnet', 'inception_v3', 'vgg16', 'xception41', 'xception65', 'xception71')
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,8 @@ def test_a_run_that_is_stopped_and_killed_ends_with_the_same_bits(whole, program
     assert_the_same(tmp_path, whole)
 
 
-@pytest.mark.parametrize('steps', [15, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('steps', [15, 30])
 def test_a_signal_ends_an_evaluation_which_is_done_at_the_next_start(program, tmp_path, steps):
     # 90 batches for two kinds of weights: enough time for a signal.
     args = (

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import entries, weights, write_class_folders
 
+pytestmark = pytest.mark.slow
 NETWORK = (
     '--config.xception.stem=small', '--config.xception.width=0.05',
     '--config.xception.middle_repeats=0', '--config.image_size=16', '--config.batch_size=8',

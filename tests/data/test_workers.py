@@ -161,16 +161,8 @@ def is_gone(pid):
 
 
 @linux
-@pytest.mark.parametrize(
-    'how',
-    [
-        'SIGTERM',
-        *(
-            pytest.param(how, marks=SLOW)
-            for how in ('end', 'SIGKILL', 'SIGINT to all', 'a loader dies')
-        ),
-    ],
-)
+@SLOW
+@pytest.mark.parametrize('how', ['end', 'SIGTERM', 'SIGKILL', 'SIGINT to all', 'a loader dies'])
 def test_whatever_ends_a_run_leaves_nothing_behind(tmp_path, how):
     before = set(SHARED.iterdir())
     steps = 30 if how == 'end' else 100_000

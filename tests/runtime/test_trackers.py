@@ -85,6 +85,7 @@ def history(found: list) -> Rows:
     return rows
 
 
+@pytest.mark.slow
 def test_trackio_has_the_numbers_of_a_run_that_resumes_from_an_earlier_step(program, tmp_path):
     pytest.importorskip('trackio')
     args = (*RUN, '--config.tracker=trackio', f'--workdir={tmp_path / "my run"}')

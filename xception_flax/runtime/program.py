@@ -112,13 +112,15 @@ def _compiled(workdir: str) -> pathlib.Path:
 
 
 def _is_news(record: Any) -> bool:
-    """Whether a record of the log is no error of orbax, which raises what it logs.
+    """Whether a record of the log tells something that is not said elsewhere.
 
-    asyncio logs what orbax has started beside that, and waits for no more.
+    Errors of orbax are raised, too; asyncio logs what orbax has started beside them, and waits for
+    no more. grain warns that with an older JAX it cannot profile processes, which nobody asked for.
     """
     theirs = record.name == 'asyncio' or '/orbax/' in record.pathname
     raised = record.levelname in ('ERROR', 'CRITICAL') and theirs
-    return logging.get_verbosity() >= logging.INFO or not raised
+    idle = '/grain/_src/core/profiler' in record.pathname
+    return logging.get_verbosity() >= logging.INFO or not (raised or idle)
 
 
 def _print_unraisable(error: Any) -> None:

@@ -465,12 +465,12 @@ class TestHindered:
         assert_the_same(paths.folder(f'{bucket}/run'), whole)
 
     @pytest.mark.slow
-    def test_a_fifth_of_the_requests_fails(self, whole, bucket, program):
+    def test_a_tenth_of_the_requests_fails(self, whole, bucket, program):
         rng, lock = random.Random(0), threading.Lock()
 
         def fail(method, path):
             with lock:
-                return (rng.choice((429, 503)), 'try again') if rng.random() < 0.2 else None
+                return (rng.choice((429, 503)), 'try again') if rng.random() < 0.1 else None
 
         args = (*RUN, '--config.checkpoint_steps=15', f'--workdir={bucket}/run')
         with buckets.Proxy(fail) as proxy:

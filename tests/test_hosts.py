@@ -96,13 +96,6 @@ def weights(workdir):
 
 
 @pytest.mark.slow
-def test_a_run_continues_in_two_processes_and_in_one_again(whole, program, tmp_path):
-    kill_one_of_a_pair(tmp_path, devices=2)
-    program(*ARGS, f'--workdir={tmp_path}', devices=4)
-    assert_agree(tmp_path, whole)
-
-
-@pytest.mark.slow
 def test_a_run_continues_on_other_numbers_of_devices(whole, program, tmp_path):
     run_a_little(tmp_path, devices=8)
     stop_one_of_a_pair(tmp_path, devices=4)

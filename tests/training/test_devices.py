@@ -20,10 +20,8 @@ MANY = [
     for implementation in ('reference', 'tpu')  # GPUs take the reference
     for known in (True, False)
     for mesh, images, group_size in (
-        ([8], 24, 12),  # 2 groups
         ([8], 24, 8),  # 3 groups
         ([8], 24, 2),  # 12 groups
-        ([4], 12, 2),  # 6 groups
         ([4, 2], 24, 0),
         ([2, 4], 24, 12),
     )

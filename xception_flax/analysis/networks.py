@@ -24,9 +24,7 @@ def choose(
     if weights:
         config = load(weights).config
     elif workdir:
-        folder = paths.path(workdir)
-        with paths.errors(folder):
-            config = reading.from_json(folder / 'config.json')
+        config = reading.from_json(paths.path(workdir) / 'config.json')
     else:
         assert config is not None
         config.dataset.num_classes = sources.num_classes(config)

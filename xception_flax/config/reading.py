@@ -84,15 +84,11 @@ def read_file(path: str | os.PathLike[str]) -> ConfigDict:
     Raises:
       UserError: there is no such file, or it fails; says at which line.
     """
-    if '://' in os.fspath(path) and str(path).endswith('.json'):
-        from xception_flax.base import paths  # slow to import
-
-        with paths.errors(address := paths.path(path)):
-            return from_json(address)
-    if not os.path.isfile(path):
+    stored = str(path).endswith('.json')
+    if not (stored and '://' in os.fspath(path)) and not os.path.isfile(path):
         raise UserError(f'there is no config file {str(path)!r}{_nearby(path)}')
-    if str(path).endswith('.json'):
-        return from_json(pathlib.Path(path))
+    if stored:
+        return from_json(path)
     try:
         config = runpy.run_path(str(path))['get_config']()
     except Exception as error:
@@ -155,14 +151,20 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
 
 
-def from_json(path: pathlib.Path) -> ConfigDict:
+def from_json(path: str | os.PathLike[str]) -> ConfigDict:
     """Reads a workdir's `config.json`; settings that it lacks have their defaults.
 
     Raises:
-      UserError: there is no such file, or it is no config of this version.
+      UserError: there is no such file, its bucket cannot be read, or it is no config of this
+        version.
     """
+    from xception_flax.base import paths  # slow to import
+
+    path = paths.path(path)
     try:
-        stored = json.loads(path.read_text())
+        with paths.errors(path):
+            text = path.read_text()
+        stored = json.loads(text)
     except FileNotFoundError:
         raise UserError(f'{path} is missing: {path.parent} holds no run') from None
     except ValueError as error:

@@ -30,8 +30,7 @@ each_notebook = pytest.mark.parametrize('notebook', NOTEBOOKS)
 
 def only(fixture, notebook):
     """Gives a test the `fixture` of one notebook."""
-    marks = pytest.mark.slow if notebook == 'from_keras_to_flax' else ()
-    return pytest.mark.parametrize(fixture, [pytest.param(notebook, marks=marks)], indirect=True)
+    return pytest.mark.parametrize(fixture, [notebook], indirect=True)
 
 
 def read(notebook):
@@ -103,6 +102,7 @@ def number_of_weights(module):
     return sum(leaf.size for leaf in jax.tree.leaves(variables))
 
 
+@pytest.mark.slow
 @only('in_process', 'from_keras_to_flax')
 def test_its_separable_convolution_has_the_weights_of_the_articles_example(in_process):
     separable = in_process.names['Separable'](64)
@@ -110,6 +110,7 @@ def test_its_separable_convolution_has_the_weights_of_the_articles_example(in_pr
     assert number_of_weights(separable) == 219
 
 
+@pytest.mark.slow
 @only('in_process', 'from_keras_to_flax')
 def test_its_separable_convolution_is_a_regular_one_of_rank_1(in_process):
     rng = np.random.default_rng(0)
@@ -125,6 +126,7 @@ def test_its_separable_convolution_is_a_regular_one_of_rank_1(in_process):
     np.testing.assert_allclose(separable, regular, atol=1e-5)
 
 
+@pytest.mark.slow
 @only('in_process', 'from_keras_to_flax')
 def test_its_network_is_the_packages(in_process, float64):
     ours = in_process.names['Xception']()

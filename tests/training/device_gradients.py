@@ -65,7 +65,8 @@ def sharded_gradients(
     grid = Mesh(devices, names, axis_types=(AxisType.Auto,) * len(mesh))
     everywhere, sharded = (NamedSharding(grid, PartitionSpec(*axes)) for axes in ((), ('data',)))
     model = create_model('xception', CLASSES, bn_group_size=group_size, **OPTIONS)
-    choice = ('reference', '') if implementation == 'reference' else ('auto', implementation)
+    whole = implementation in ('reference', 'pallas')
+    choice = (implementation, '') if whole else ('auto', implementation)
 
     @functools.partial(
         jax.jit, in_shardings=(everywhere, sharded, sharded), out_shardings=everywhere

@@ -15,6 +15,7 @@ def case(implementation, mesh, images, group_size, known=True):
 # Six groups of four images on eight devices: XLA once had two devices work on the same images.
 FEW = [case('reference', [8], 24, 4), case('tpu', [8], 24, 4, known=False)]
 FEW += [case('reference', [4, 2], 24, 0)]  # the second axis holds copies
+FEW += [case('pallas', [2], 16, 0)]
 MANY = [
     case(implementation, mesh, images, group_size, known)
     for implementation in ('reference', 'tpu')  # GPUs take the reference
@@ -26,6 +27,7 @@ MANY = [
         ([2, 4], 24, 12),
     )
 ]
+MANY += [case('pallas', [4], 32, 0), case('pallas', [2, 2], 16, 0)]
 MANY += [case('cpu', [8], 24, 4), case('cpu', [4, 2], 24, 8), case('cuda', [8], 40, 5)]
 
 

@@ -1,6 +1,7 @@
 """The building blocks that the networks share: batch norm, convolution, separable convolution."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +33,31 @@ def wide(dtype: Dtype) -> Dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+class Normalised(NamedTuple):
+    """`x * multiplier + offset`, which the next kernel computes as it reads `x`.
+
+    Attributes:
+      x: `[N, H, W, C]`.
+      multiplier, offset: `[C]`.
+    """
+
+    x: jax.Array
+    multiplier: jax.Array
+    offset: jax.Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the features."""
+        return self.x.shape
+
+
+def applied(x: jax.Array | Normalised) -> jax.Array:
+    """Computes what is left to do, `[N, H, W, C]`."""
+    if not isinstance(x, Normalised):
+        return x
+    return (x.x * x.multiplier + x.offset).astype(x.x.dtype)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over `[N, H, W]`, with statistics of at least float32.
 
@@ -58,19 +84,28 @@ class BatchNorm(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, sums: jax.Array | None = None) -> Any:
         """Normalises `x`, `[N, ..., C]`; in training it also updates the running statistics.
 
         Args:
           x: features.
           train: whether to normalise by the batch's statistics.
+          sums: the sums of `x` and of its square over all but the last axis, `[2, C]`, if they are
+            known. `x` and `sums` are then of the features times `signs`.
+
+        Returns:
+          The normalised features; `Normalised` if `sums` are given.
 
         Raises:
           ValueError: `N` is no multiple of `group_size`.
         """
         features, dtype = x.shape[-1], wide(self.dtype)
+        signs = 1 if sums is None else self.signs()
         if self.has_variable('params', 'folded_bias'):  # all else is in the convolution before it
-            return (self._pool(x) + self.get_variable('params', 'folded_bias')).astype(self.dtype)
+            bias: jax.Array = self.get_variable('params', 'folded_bias')
+            if sums is not None:
+                return Normalised(self._pool(x), jnp.ones(features, dtype), bias)
+            return (self._pool(x) + bias).astype(self.dtype)
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (features,), dtype)
         running_var = self.variable('batch_stats', 'var', jnp.ones, (features,), dtype)
         bias = self.param('bias', nn.initializers.zeros, (features,), dtype)
@@ -79,15 +114,21 @@ class BatchNorm(nn.Module):
             scale = self.param('scale', nn.initializers.ones, (features,), dtype)
 
         if train:
-            mean, var = _statistics(x, self.group_size)
+            mean, var = _statistics(x, self.group_size) if sums is None else _of_sums(x, sums)
             if not self.is_initializing():
-                for running, new in ((running_mean, mean), (running_var, var)):
-                    new = jnp.mean(new, 0).reshape(features)
+                for running, new in ((running_mean, signs * mean), (running_var, var)):
+                    new = jnp.mean(new.reshape(-1, features), 0)
                     running.value = self.momentum * running.value + (1 - self.momentum) * new
         else:
-            mean, var = running_mean.value, running_var.value
-        multiplier = jax.lax.rsqrt(var + self.epsilon) * scale
+            mean, var = signs * running_mean.value, running_var.value
+        multiplier = jax.lax.rsqrt(var + self.epsilon) * scale * signs
+        if sums is not None:
+            return Normalised(self._pool(x), multiplier, bias - mean * multiplier)
         return ops.normalise(self._pool(x, scale), mean, multiplier, bias).astype(self.dtype)
+
+    def signs(self) -> jax.Array | int:
+        """Factors of the features for which it is quicker to normalise: 1 or -1, `[C]`."""
+        return 1
 
     def _pool(self, x: jax.Array, scale: jax.Array | None = None) -> jax.Array:
         """What is normalised: all of `x`, `[N, ..., C]`."""
@@ -103,7 +144,8 @@ class PooledBatchNorm(BatchNorm):
         max(a * x + b) = a * max(x) + b     where a >= 0
         max(a * x + b) = a * min(x) + b     where a < 0, with min(x) = -max(-x)
 
-    The statistics are those of all of `x`, as without pooling.
+    The statistics are those of all of `x`, as without pooling. The sign that turns `min` into `max`
+    is a factor of the pointwise kernel where that is possible: then no array is multiplied.
 
     Attributes:
       pool: the max pooling.
@@ -114,8 +156,17 @@ class PooledBatchNorm(BatchNorm):
     def _pool(self, x: jax.Array, scale: jax.Array | None = None) -> jax.Array:
         if scale is None or not self.use_scale:
             return self.pool(x)
-        sign = jnp.where(scale < 0, -1, 1).astype(x.dtype)
-        return sign * self.pool(sign * x)
+        signs = _signs(scale).astype(x.dtype)
+        return signs * self.pool(signs * x)
+
+    def signs(self) -> jax.Array | int:
+        """The sign of the learned scale."""
+        known = self.has_variable('params', 'scale')
+        return _signs(self.get_variable('params', 'scale')) if known else 1
+
+
+def _signs(scale: jax.Array) -> jax.Array:
+    return jnp.where(scale < 0, -1, 1).astype(scale.dtype)
 
 
 def pooled(norm: Any, pool: Pool | None) -> Module:
@@ -151,6 +202,12 @@ def _statistics(x: jax.Array, group_size: int) -> tuple[jax.Array, jax.Array]:
             return jnp.repeat(means, group_size, 0).reshape(each.shape)
 
         mean, mean_square = over_group(mean), over_group(mean_square)
+    return mean, jnp.maximum(mean_square - jnp.square(mean), 0.0)
+
+
+def _of_sums(x: jax.Array, sums: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance of `x`, `[N, ..., C]`: `[C]` each; see `BatchNorm`."""
+    mean, mean_square = sums / math.prod(x.shape[:-1])
     return mean, jnp.maximum(mean_square - jnp.square(mean), 0.0)
 
 
@@ -251,6 +308,7 @@ class SeparableConv(nn.Module):
       features: output channels.
       strides: stride of the depthwise convolution.
       dilation: distance between the inputs of its kernel.
+      leading_relu: whether a ReLU precedes the depthwise convolution.
       intermediate: what is between depthwise and pointwise, one of `INTERMEDIATE`. The paper finds
         nothing best (Figure 10); DeepLabv3+ puts batch norm and ReLU there.
       norm: constructor of batch norm.
@@ -261,32 +319,53 @@ class SeparableConv(nn.Module):
     features: int
     strides: int = 1
     dilation: int = 1
+    leading_relu: bool = False
     intermediate: str = 'none'
     norm: Module = BatchNorm
     pool: Pool | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, features]`, less by `pool`."""
+    def __call__(self, x: jax.Array | Normalised, train: bool) -> jax.Array | Normalised:
+        """Maps `[N, H, W, C]` to `[N, H / strides, W / strides, features]`, less by `pool`.
+
+        Where a kernel computes it, batch norm is left to the next one, or to `applied`.
+        """
+        norm = pooled(self.norm, self.pool)(name='bn')
         channels = x.shape[-1]
         depthwise = DepthwiseConv(
             channels, self.strides, self.dilation, self.dtype, name='depthwise'
         )
         pointwise = PointwiseConv(channels, self.features, self.dtype, name='pointwise')
+        if how := self._launch(x.shape, norm):
+            if not isinstance(x, Normalised):
+                x = Normalised(x.astype(self.dtype), jnp.ones(channels), jnp.zeros(channels))
+            kernels = depthwise.kernel, pointwise.kernel * norm.signs()
+            y, sums = ops.fused_separable_conv(how, *x, *kernels)
+            return norm(y, train, sums)
+        y = applied(x)
+        if self.leading_relu:
+            y = nn.relu(y)
         if self.intermediate == 'none' and not ops.reference_only():
-            operands = (x, depthwise.kernel, pointwise.kernel)
-            x, first, second = (array.astype(self.dtype) for array in operands)
-            x = ops.separable_conv(x, first, second, self.strides, self.dilation)
+            operands = (y, depthwise.kernel, pointwise.kernel)
+            y, first, second = (array.astype(self.dtype) for array in operands)
+            y = ops.separable_conv(y, first, second, self.strides, self.dilation)
         else:
-            x = depthwise(x)
+            y = depthwise(y)
             for step in self.intermediate.split('_'):
                 if step == 'bn':
-                    x = self.norm(name='depthwise_bn')(x, train)
+                    y = self.norm(name='depthwise_bn')(y, train)
                 elif step != 'none':
-                    x = ACTIVATIONS[step](x)
-            x = pointwise(x)
-        return pooled(self.norm, self.pool)(name='bn')(x, train)
+                    y = ACTIVATIONS[step](y)
+            y = pointwise(y)
+        return norm(y, train)
+
+    def _launch(self, shape: Sequence[int], norm: Any) -> ops.Launch | None:
+        """How a kernel computes the layer for an input of `shape`, or None."""
+        plain = (self.strides, self.dilation, self.intermediate) == (1, 1, 'none')
+        if not plain or not self.leading_relu or norm.group_size:
+            return None
+        return ops.launch(shape, self.features, self.dtype)
 
 
 def max_pool(

@@ -28,7 +28,6 @@ class DownsamplingBlock(nn.Module):
       parts: constructors of its layers.
       strides: stride of the max pool and the projection.
       dilation: dilation of the separable convolutions and the max pool.
-      leading_relu: whether a ReLU precedes the first separable convolution.
       residual: whether there is a shortcut at all.
     """
 
@@ -36,7 +35,6 @@ class DownsamplingBlock(nn.Module):
     parts: Parts
     strides: int = 2
     dilation: int = 1
-    leading_relu: bool = True
     residual: bool = True
 
     @nn.compact
@@ -52,12 +50,14 @@ class DownsamplingBlock(nn.Module):
           The block's output and the projection that was added to it (the output itself when the
           block has no shortcut).
         """
-        y = nn.relu(x) if self.leading_relu else x
         conv, sepconv, pool = self.parts
-        sepconv = functools.partial(sepconv, dilation=self.dilation)
-        y = sepconv(self.features[0], name='sepconv1')(y, train)
+        # In Figure 5 no ReLU begins the first block; its input is what a ReLU gave, so one more
+        # changes nothing.
+        sepconv = functools.partial(sepconv, dilation=self.dilation, leading_relu=True)
+        first = sepconv(self.features[0], name='sepconv1')
         pool = functools.partial(pool, strides=self.strides, dilation=self.dilation)
-        y = sepconv(self.features[1], pool=pool, name='sepconv2')(nn.relu(y), train)
+        second = sepconv(self.features[1], pool=pool, name='sepconv2')
+        y = layers.applied(second(first(x, train), train))
         if not self.residual:
             return y, y
         shortcut = conv(self.features[1], 1, self.strides, name='shortcut')(carry, train)
@@ -82,7 +82,8 @@ class MiddleBlock(nn.Module):
         """Maps `[N, H, W, C]` to `[N, H, W, C]`."""
         y = x
         for i in range(1, 4):
-            y = self.sepconv(x.shape[-1], name=f'sepconv{i}')(nn.relu(y), train)
+            y = self.sepconv(x.shape[-1], leading_relu=True, name=f'sepconv{i}')(y, train)
+        y = layers.applied(y)
         if self.trailing_relu:
             y = nn.relu(y)
         return x + y if self.residual else y
@@ -127,7 +128,6 @@ class EntryFlow(nn.Module):
                 (features, features),
                 self.parts,
                 *strides,
-                leading_relu=i > 1,
                 residual=self.residual,
                 name=f'block{i}',
             )
@@ -194,8 +194,9 @@ class ExitFlow(nn.Module):
         )
         x, _ = block(x, x, train)
         sepconv = functools.partial(self.parts.sepconv, dilation=self.dilations[1])
-        x = nn.relu(sepconv(self.features[2], name='sepconv3')(x, train))
-        x = sepconv(self.features[3], name='sepconv4')(x, train)
+        x = sepconv(self.features[2], name='sepconv3')(x, train)
+        x = sepconv(self.features[3], leading_relu=True, name='sepconv4')(x, train)
+        x = layers.applied(x)
         return nn.relu(x) if self.last_relu else x
 
 

@@ -3,6 +3,9 @@
 from xception_flax.ops.convolution import NHWC as NHWC
 from xception_flax.ops.convolution import conv as conv
 from xception_flax.ops.depthwise import depthwise_conv as depthwise_conv
+from xception_flax.ops.fused import Launch as Launch
+from xception_flax.ops.fused import fused_separable_conv as fused_separable_conv
+from xception_flax.ops.fused import launch as launch
 from xception_flax.ops.lowering import CHOICES as CHOICES
 from xception_flax.ops.lowering import forward_options as forward_options
 from xception_flax.ops.lowering import lowerings as lowerings

@@ -10,7 +10,7 @@ import jax
 from jax import lax
 from jax.sharding import NamedSharding
 
-CHOICES = ('auto', 'reference')
+CHOICES = ('auto', 'reference', 'pallas')
 
 _choice: contextvars.ContextVar[tuple[str, str, NamedSharding | None]] = contextvars.ContextVar(
     'lowering', default=('auto', '', None)
@@ -40,6 +40,11 @@ def lowerings(
 def reference_only() -> bool:
     """Whether all operations use their reference implementation."""
     return _choice.get()[0] == 'reference'
+
+
+def current() -> tuple[str, str, NamedSharding | None]:
+    """The arguments of `lowerings`: choice, platform and how batches are sharded."""
+    return _choice.get()
 
 
 def by_device(*operands: Any, reference: Callable, **lowerings: Callable) -> Any:

@@ -117,6 +117,19 @@ def check(config: ConfigDict, examples: int, num_classes: int, devices: int) -> 
     return durations
 
 
+def check_lowering(config: ConfigDict, platform: str) -> None:
+    """Checks that the kind of device, as JAX names it, can do what `config.lowering` says.
+
+    Raises:
+      UserError: it cannot.
+    """
+    if config.lowering == 'pallas' and platform not in ('tpu', 'cpu'):
+        raise UserError(
+            "config.lowering is 'pallas', whose kernels are for TPUs (and for the interpreter on a "
+            "CPU, in tests); leave it at 'auto'"
+        )
+
+
 def check_values(config: ConfigDict) -> None:
     """Checks each value by itself, and the network's options.
 

@@ -32,12 +32,11 @@ def task_of(config: ConfigDict, source: Source) -> Task:
 
 def compiled_step(model: nn.Module, config: ConfigDict, mesh: Mesh, task: Task) -> EvalStep:
     """Makes the jitted `make_eval_step`: variables replicated, the batch sharded."""
-    platform = mesh.devices.flat[0].platform
     return jax.jit(
-        make_eval_step(model, config, task, platform),
+        make_eval_step(model, config, task, mesh),
         in_shardings=(meshes.replicated(mesh), meshes.sharded(mesh)),
         out_shardings=meshes.replicated(mesh),
-        compiler_options=ops.forward_options(platform),
+        compiler_options=ops.forward_options(mesh.devices.flat[0].platform),
     )
 
 

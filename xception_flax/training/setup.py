@@ -76,6 +76,7 @@ def set_up(config: ConfigDict, mesh: Mesh | None = None, fresh: bool = False) ->
     start = read_start(config) if fresh and config.init.weights else None
     train_source, eval_source = _open_data(config)
     mesh = mesh or meshes.make_mesh()
+    checks.check_lowering(config, mesh.devices.flat[0].platform)
     _check_processes(config, train_source, eval_source)
     classes = train_source.num_classes
     durations = checks.check(config, len(train_source), classes, mesh.size)

@@ -59,7 +59,7 @@ def make_train_step(
       loss_weights: of the classes, `[C]`, by which each target is multiplied; the loss stays the
         mean over images, as with Keras's `class_weight`. None for equal ones.
     """
-    lowering = () if mesh is None else (mesh.devices.flat[0].platform, meshes.sharded(mesh))
+    compiled_for = _compiled_for(mesh)
     loss_of_images = losses.LOSSES[config.loss]
     task = Task(config.loss, np.ones(model.num_classes))
     inferring = freezing.EVERYTHING if config.frozen_statistics else frozen
@@ -81,7 +81,7 @@ def make_train_step(
             'batch_stats': state.batch_stats,
         }
         logits: Any
-        with freezing.frozen_batch_norm(inferring), ops.lowerings(config.lowering, *lowering):
+        with freezing.frozen_batch_norm(inferring), ops.lowerings(config.lowering, *compiled_for):
             logits, updates = model.apply(
                 variables,
                 images,
@@ -162,13 +162,18 @@ def make_train_step(
     return train_step
 
 
+def _compiled_for(mesh: Mesh | None) -> tuple:
+    """Arguments of `ops.lowerings`: the kind of device, and how batches are sharded."""
+    return () if mesh is None else (mesh.devices.flat[0].platform, meshes.sharded(mesh))
+
+
 def is_clock(part: Any) -> bool:
     """Whether a part of an optimizer's state is the count of steps that a schedule follows."""
     return isinstance(part, optax.ScaleByScheduleState)
 
 
 def make_eval_step(
-    model: nn.Module, config: ConfigDict, task: Task, platform: str = ''
+    model: nn.Module, config: ConfigDict, task: Task, mesh: Mesh | None = None
 ) -> Callable[[Any, Batch], dict[str, Any]]:
     """Makes the function that measures a batch.
 
@@ -183,11 +188,12 @@ def make_eval_step(
       model: the network.
       config: the run's config.
       task: what the metrics need to know.
-      platform: see `ops.lowerings`.
+      mesh: as for `make_train_step`.
     """
+    compiled_for = _compiled_for(mesh)
 
     def logits_of(variables: Any, images: jax.Array) -> Any:
-        with ops.lowerings(config.lowering, platform):
+        with ops.lowerings(config.lowering, *compiled_for):
             return model.apply(variables, scale(images, config.preprocessing), train=False)
 
     def eval_step(variables: Any, batch: Batch) -> dict[str, Any]:

@@ -5,7 +5,8 @@
 All are compiled for the same slice with the same options, in bfloat16, from uint8 images to new
 weights by SGD with momentum. No TPU is needed, and nothing is computed. Cycles are the sum of the
 compiler's estimates for each operation, not a measurement; for select-and-scatter, the gradient of
-max pooling, it gives no estimate. Memory traffic is XLA's estimate.
+max pooling, it gives no estimate; for our kernels they are the bundles that it schedules (see
+`tpu_schedule`). Memory traffic is XLA's estimate.
 """
 
 import os
@@ -26,7 +27,7 @@ from rich.table import Table
 from experiments.benchmarks import networks, turns
 from xception_flax.analysis import cost, slices
 from xception_flax.base import mesh as meshes
-from xception_flax.ops import separable
+from xception_flax.ops import fused, separable
 from xception_flax.runtime import program
 from xception_flax.training.setup import set_up
 
@@ -83,9 +84,13 @@ def contenders(model: str, with_keras: bool) -> dict[str, Lower]:
     def reference(mesh: Mesh, batch: int) -> jax.stages.Lowered:
         return ours(model, mesh, batch, lowering='reference')
 
+    def without_kernels(mesh: Mesh, batch: int) -> jax.stages.Lowered:
+        with mock.patch.object(fused, 'LEAST', 10**6):
+            return ours(model, mesh, batch)
+
     def apart(mesh: Mesh, batch: int) -> jax.stages.Lowered:
         with mock.patch.object(separable, 'FOLD_TO', 0):
-            return ours(model, mesh, batch)
+            return without_kernels(mesh, batch)
 
     found: dict[str, Lower] = {}
     if with_keras:
@@ -93,6 +98,7 @@ def contenders(model: str, with_keras: bool) -> dict[str, Lower]:
     found["lowering='reference'"] = reference
     if model == 'xception':
         found['depthwise and pointwise apart'] = apart
+        found['without kernels'] = without_kernels
     found['xception_flax'] = lambda mesh, batch: ours(model, mesh, batch)
     return found
 

@@ -3,11 +3,16 @@
 import collections
 import dataclasses
 import re
+import types
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
+from xception_flax.analysis import schedule
+
+NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+KERNEL = 'custom_call_target="tpu_custom_call"'
 COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
 BETWEEN = 'between slices'  # received over the data-centre network, one 'recv' per exchange
 _BYTES = {'f64': 8, 's64': 8, 'u64': 8, 'f32': 4, 's32': 4, 'u32': 4, 'bf16': 2, 'f16': 2, 's16': 2,
@@ -28,7 +33,9 @@ class Cost:
       bytes: read from and written to memory, estimate of XLA.
       collectives: bytes of the results by kind of collective operation; `BETWEEN` for the exchanges
         of slices.
-      cycles: estimate of the compiler by stage of the network and kind of operation.
+      cycles: estimate of the compiler by stage of the network and kind of operation; for kernels,
+        of which it has none, the cycles that it schedules.
+      unknown: names of kernels of which neither is known.
     """
 
     arguments: int
@@ -37,6 +44,7 @@ class Cost:
     bytes: float
     collectives: Mapping[str, int]
     cycles: Mapping[tuple[str, str], int]
+    unknown: tuple[str, ...] = ()
 
     @property
     def memory(self) -> int:
@@ -57,11 +65,19 @@ class Cost:
 
 
 def of(compiled: jax.stages.Compiled) -> Cost:
-    """Reads the cost of a program that is compiled for TPU."""
+    """Reads the cost of a program that has just been compiled for TPU."""
+    text = compiled.as_text() or ''
+    lines = [line for line in text.splitlines() if KERNEL in line]
+    kernels = {match[1] for match in map(_INSTRUCTION.match, lines) if match}
+    return read(compiled, schedule.collect(schedule.record(), kernels))
+
+
+def read(compiled: jax.stages.Compiled, scheduled: Mapping[str, schedule.Schedule]) -> Cost:
+    """Reads the cost of a program, given the schedules of its kernels."""
     memory: Any = compiled.memory_analysis()
     costs: Any = compiled.cost_analysis()
     given_back = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    text = Text(compiled.as_text() or '')
+    text = Text(compiled.as_text() or '', scheduled)
     return Cost(
         arguments=memory.argument_size_in_bytes + given_back,
         temporaries=memory.temp_size_in_bytes,
@@ -69,6 +85,7 @@ def of(compiled: jax.stages.Compiled) -> Cost:
         bytes=costs['bytes accessed'],
         collectives=text.collectives,
         cycles=text.cycles,
+        unknown=tuple(sorted(text.unknown)),
     )
 
 
@@ -76,11 +93,14 @@ class Text:
     """The text of a program: the instructions of its computations.
 
     Attributes:
-      cycles, collectives: as in `Cost`.
+      cycles, collectives, unknown: as in `Cost`.
     """
 
-    def __init__(self, text: str):
-        """Parses the text."""
+    def __init__(self, text: str, scheduled: Mapping[str, schedule.Schedule] = NOTHING):
+        """Parses the text, given the schedules of kernels by the name of the instruction."""
+        # Kernels of the same shapes are compiled once, under the name of one of them.
+        self.kernels = {_family(name): each.cycles for name, each in scheduled.items()}
+        self.unknown: set[str] = set()
         self.computations: dict[str, list[re.Match]] = {}
         entry, current = '', list[re.Match]()
         for line in text.splitlines():
@@ -95,7 +115,7 @@ class Text:
 
     def _add(self, computation: str) -> None:
         """Adds the cost of a computation and of those that it calls."""
-        for _, shape, opcode, rest in (
+        for name, shape, opcode, rest in (
             match.groups() for match in self.computations.get(computation, [])
         ):
             for called in re.findall(r'(?:body|calls)=%?([\w.\-]+)', rest):
@@ -105,10 +125,15 @@ class Text:
                 self.collectives[collective] += _size(shape)
             elif opcode == 'recv-done':
                 self.collectives[BETWEEN] += _size(shape)
-            if cycles := re.search(r'"estimated_cycles":"(\d+)"', rest):
-                name = re.search(r'op_name="([^"]*)"', rest)
-                key = stage(name[1] if name else ''), self._kind(opcode, rest)
-                self.cycles[key] += int(cycles[1])
+            estimate = re.search(r'"estimated_cycles":"(\d+)"', rest)
+            cycles = int(estimate[1]) if estimate else 0
+            if KERNEL in rest:
+                cycles = self.kernels.get(_family(name), 0)
+                self.unknown |= set() if cycles else {_family(name)}
+            if cycles:
+                path = re.search(r'op_name="([^"]*)"', rest)
+                key = stage(path[1] if path else ''), self._kind(opcode, rest)
+                self.cycles[key] += cycles
 
     def _kind(self, opcode: str, rest: str) -> str:
         """The kind of an instruction; of a fusion, that of its longest part."""
@@ -120,12 +145,18 @@ class Text:
             'convolution': ('convolution', 'dot'),
             'pooling': ('reduce-window', 'select-and-scatter'),
             'sum': ('reduce',),
+            'kernel': ('custom-call',),
             'copy': ('copy', 'transpose', 'pad', 'slice', 'concatenate'),
         }
         if not called:
             return next((k for k, codes in kinds.items() if opcode in codes), opcode)
         del kinds['copy']  # a fusion that copies also computes something
         return next((k for k, codes in kinds.items() if opcodes & set(codes)), 'elementwise')
+
+
+def _family(name: str) -> str:
+    """The name of an instruction without the number that XLA adds."""
+    return re.sub(r'\.\d+$', '', name)
 
 
 def stage(name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from xception_flax.analysis import schedule
 from xception_flax.base.errors import UserError, nearest
 
 
@@ -75,6 +76,7 @@ def describe(topology: str, slices: int = 1) -> Slice:
     os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-1')
     os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # beside other programs that hold it
+    schedule.record()
     from jax.experimental import topologies
 
     try:

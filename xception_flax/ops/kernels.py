@@ -46,14 +46,34 @@ class Step(NamedTuple):
     rows: int
     memory: int | None
 
-    def options(self, name: str, *semantics: Any) -> dict[str, Any]:
-        """Options of `pl.pallas_call`."""
+    def options(
+        self, name: str, x: jax.Array, features: int, passes: int, *semantics: Any
+    ) -> dict[str, Any]:
+        """Options of `pl.pallas_call`, for a kernel with an input `x`, `[H, W, N, C]`.
+
+        Args:
+          name: of the kernel; those of the shapes are added.
+          x: the input.
+          features: channels of the output.
+          passes: how often the kernel reads or writes `x` and the output, and how often it
+            computes a convolution or one of its gradients; for XLA's account of the program.
+          *semantics: of the axes of the grid.
+        """
+        height, width, n, channels = x.shape
+        lanes = sum(-(-c // LANES) * LANES for c in (channels, features))  # as memory is laid out
+        estimate = pl.CostEstimate(
+            flops=passes * 2 * x.size * (9 + features),
+            bytes_accessed=passes * height * width * n * lanes * x.dtype.itemsize,
+            transcendentals=0,
+        )
+        shapes = '_'.join(map(str, (n, height, width, channels, features)))
+        options = {'name': f'{name}_{shapes}', 'cost_estimate': estimate}
         if self.memory is None:
-            return {'name': name, 'interpret': pltpu.InterpretParams(detect_races=True)}
+            return {**options, 'interpret': pltpu.InterpretParams(detect_races=True)}
         params = pltpu.CompilerParams(
             dimension_semantics=semantics, vmem_limit_bytes=self.memory - RESERVE // 2
         )
-        return {'name': name, 'compiler_params': params}
+        return {**options, 'compiler_params': params}
 
 
 @functools.partial(jax.jit, static_argnames='step')  # traced once for all layers of one shape
@@ -91,7 +111,7 @@ def forward(
             jax.ShapeDtypeStruct((groups, bands, 2, SUBLANES, features), wide),
         ],
         scratch_shapes=[pltpu.VMEM((step.rows + 2, width + 2, step.images, channels), wide)],
-        **step.options(f'separable_forward_{_name(x, features)}', 'parallel', 'parallel'),
+        **step.options('separable_forward', x, features, 1, 'parallel', 'parallel'),
     )((x,) * len(band(channels)), multiplier[None], offset[None], depthwise, pointwise)
     return y, sums.sum((0, 1, 3))
 
@@ -170,7 +190,7 @@ def backward(
             pltpu.VMEM(framed, x.dtype),
         ],
         **step.options(
-            f'separable_backward_{_name(x, features)}', 'parallel', 'arbitrary', 'arbitrary'
+            'separable_backward', x, features, 2, 'parallel', 'arbitrary', 'arbitrary'
         ),
     )(
         *((a,) * len(band(1)) for a in (x, y, dy)),
@@ -345,11 +365,6 @@ def _sum(values: jax.Array) -> jax.Array:
 def _tiles(channels: int) -> list[slice]:
     """The channels, one register wide at a time."""
     return [slice(first, min(first + LANES, channels)) for first in range(0, channels, LANES)]
-
-
-def _name(x: jax.Array, features: int) -> str:
-    height, width, n, channels = x.shape
-    return '_'.join(map(str, (n, height, width, channels, features)))
 
 
 def _shapes(channels: int) -> list[tuple[int, ...]]:

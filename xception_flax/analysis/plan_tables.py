@@ -25,6 +25,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
                 'bytes': found.cost.bytes,
                 'collective_bytes': dict(found.cost.collectives),
                 'estimated_cycles': found.cost.total_cycles,
+                'without_estimate': list(found.cost.unknown),
                 'estimated_cycles_by_stage': dict(found.cost.cycles_by(0)),
                 'estimated_cycles_by_kind': dict(found.cost.cycles_by(1)),
                 'estimated_seconds': plan.seconds(found.cost),
@@ -106,6 +107,8 @@ def _costs(plan: Plan, cost: Cost, images: float) -> list[tuple[str, str]]:
         ('  at its clock', f'{estimate * 1e3:.1f} ms'),
         ('  that is', f'{images / estimate:,.0f} images/s on all chips'),
     ]
+    if cost.unknown:
+        rows.append(('  without those of', ', '.join(cost.unknown)))
     for what, title in ((1, 'cycles by kind'), (0, 'cycles by stage')):
         rows.append((title, ''))
         for name, cycles in cost.cycles_by(what):

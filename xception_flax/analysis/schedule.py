@@ -24,13 +24,13 @@ import numpy as np
 # spilled registers, stores, stores of spilled registers, scalar arithmetic.
 UNITS = {'MXU': 4, 'XLU': 3, 'VALU': 4, 'VPOP': 2, 'EUP': 1, 'VLOAD': 3, 'FILL': 3, 'VSTORE': 1,
          'SPILL': 1, 'SALU': 2}  # fmt: skip
+FILLING = 2
 CODE, SLOTS = 'final_bundles', 'final_hlo-static-per-bundle-utilization'
 
 _BUNDLE = re.compile(r' *(0x[0-9a-f]+|0) +(?:[A-Z]{2})? *: *>* *\{(.*)')
 _REGION = re.compile(r'Start region (\d+)')
 _TEST = re.compile(r'%(p\w+) = scmp\.ge\.s32\.totalorder %\w+, (\d+) /\* loop exit test')
 _BRANCH = re.compile(r'sbr\.rel \(!%(p\w+)\) target = \$region(\d+)')
-_STAGE = re.compile(r'/\* iteration index, stage = (\d+) \*/')
 _DELAY = 1  # bundles behind a branch that still run
 
 
@@ -117,11 +117,11 @@ def parse(text: str) -> Loop:
     """The loops of machine code.
 
     A loop ends with a branch back to the region that it starts with, if a counter is below a
-    constant. The loop over the steps of a kernel's grid is longer by the steps of its pipeline, in
-    which data is only moved.
+    constant. The loop over the steps of a kernel's grid runs `FILLING` times more, to fill and
+    empty its pipeline, and computes nothing then.
     """
-    starts, trips, stages = dict[str, int](), dict[str, int](), list[tuple[int, int]]()
-    found, number = list[Loop](), -1
+    starts, trips, found = dict[str, int](), dict[str, int](), list[Loop]()
+    grids, number = list[int](), -1
     for line in text.splitlines():
         if (match := _BUNDLE.match(line)) is None:
             continue
@@ -129,13 +129,15 @@ def parse(text: str) -> Loop:
         for region in _REGION.findall(rest):
             starts.setdefault(region, number)
         trips.update((name, int(count)) for name, count in _TEST.findall(rest))
-        stages += [(number, int(stage)) for stage in _STAGE.findall(rest)]
+        if 'iteration index, stage' in rest:
+            grids.append(number)
         branch = _BRANCH.search(rest)
         if branch and branch[1] in trips and starts.get(branch[2], number + 1) <= number:
             first = starts[branch[2]]
-            filling = max((stage for place, stage in stages if place >= first), default=0)
-            found.append(Loop(first, number + 1 + _DELAY, trips[branch[1]] - filling))
-            stages = [(place, stage) for place, stage in stages if place < first]
+            runs = trips[branch[1]]
+            if grids and grids[-1] >= first:
+                runs, grids = runs - FILLING, []
+            found.append(Loop(first, number + 1 + _DELAY, runs))
     return _nest(Loop(0, number + 1, 1), sorted(found, key=lambda loop: (loop.first, -loop.end)))
 
 

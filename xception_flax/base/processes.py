@@ -139,11 +139,12 @@ def check_same(text: str, what: str) -> None:
         )
 
 
-def gather(value: np.generic) -> np.ndarray:
-    """The value of each process, `[processes]`; waits for all of them."""
+def gather(value: np.generic | np.ndarray) -> np.ndarray:
+    """The value of each process, `[processes, ...]`; waits for all of them."""
     if jax.process_count() == 1:
         return np.asarray([value])
-    return np.asarray(multihost_utils.process_allgather(value)).reshape(-1)
+    found = np.asarray(multihost_utils.process_allgather(value))
+    return found.reshape(-1, *np.shape(value))
 
 
 def stop_agreed(stop: StopSignals | None, done: Mapping[str, Any] | None) -> bool:

@@ -1,7 +1,9 @@
 """Batch norm's last step, ReLU and a separable convolution as one operation: kernels for TPU."""
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +24,38 @@ MEMORY = {
 DTYPES = (jnp.float32, jnp.bfloat16)
 LEAST = 64  # channels; fewer leave registers empty
 IMAGES = (16, 8)  # per grid step; 16 fill the registers of bfloat16
+
+
+class Layer(NamedTuple):
+    """What the kernels are compiled for.
+
+    Attributes:
+      shape: of the input on one device, `[N, H, W, C]`.
+      features: channels of the output.
+      dtype: name of the type of both.
+    """
+
+    shape: tuple[int, ...]
+    features: int
+    dtype: str
+
+    def __str__(self) -> str:
+        return f'{"x".join(map(str, self.shape))} to {self.features}'
+
+
+rejected: set[Layer] = set()  # for which XLA's own operations are better; see `trial`
+_met: contextvars.ContextVar[dict[Layer, Any] | None] = contextvars.ContextVar('met', default=None)
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[dict[Layer, Any]]:
+    """Collects the layers that 'auto' can launch kernels for in the context, with their steps."""
+    layers: dict[Layer, Any] = {}
+    token = _met.set(layers)
+    try:
+        yield layers
+    finally:
+        _met.reset(token)
 
 
 class Launch(NamedTuple):
@@ -59,7 +93,8 @@ def launch(shape: Sequence[int], features: int, dtype: Any) -> Launch | None:
     """How the kernels run for an input of `shape`, or None if they do not.
 
     They do not on other devices than TPUs, where the operands do not fit into vector memory, where
-    it is not known how the batch is sharded, and where `FOLD_TO` makes another form faster.
+    it is not known how the batch is sharded, with less than `LEAST` channels, and where they lost
+    the comparison on the device (`trial`).
 
     Args:
       shape: of the input, `[N, H, W, C]`.
@@ -82,7 +117,14 @@ def launch(shape: Sequence[int], features: int, dtype: Any) -> Launch | None:
     step = _kernels().best_step(
         (local, *shape[1:]), features, IMAGES, jnp.dtype(dtype).itemsize, memory
     )
-    return step and Launch(step, batch)
+    if step is None:
+        return None
+    layer, layers = Layer((local, *shape[1:]), features, jnp.dtype(dtype).name), _met.get()
+    if layers is not None and not forced:
+        layers[layer] = step
+    elif layer in rejected and not forced:
+        return None
+    return Launch(step, batch)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

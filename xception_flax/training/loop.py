@@ -26,6 +26,7 @@ from xception_flax.training import freezing, metrics
 from xception_flax.training.evaluation import evaluate
 from xception_flax.training.recorder import Recorder
 from xception_flax.training.setup import Run, set_up
+from xception_flax.training.step import choose_operations
 
 # Steps that the host dispatches ahead of the devices: enough to keep them busy, few enough that
 # waiting batches do not fill their memory.
@@ -100,6 +101,7 @@ class _Training:
             return
         if start:
             self.progress.say(f'resuming from the checkpoint of step {start:,}')
+        self._choose_operations()
         self.recorder.start(start)
         if start and self._evaluation_is_due(start) and start not in self.recorder.scores:
             self._evaluate(start)
@@ -133,6 +135,13 @@ class _Training:
                         return
                 if processes.stop_agreed(self.stop, self.last):
                     self._end_early(step)
+
+    def _choose_operations(self) -> None:
+        run, config = self.run, self.run.config
+        choose_operations(
+            run.model, run.abstract_state.variables('live'), config, run.mesh,
+            (config.batch_size // config.accumulation, config.batch_size), self.progress.say,
+        )  # fmt: skip
 
     def _restore(self) -> int:
         """Restores the newest whole checkpoint, or initialises the state; gives its step."""

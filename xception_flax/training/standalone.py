@@ -14,6 +14,7 @@ from xception_flax.runtime.progress import Progress
 from xception_flax.training.checks import check_batch, check_values
 from xception_flax.training.evaluation import compiled_step, evaluate, task_of
 from xception_flax.training.metrics import results_line
+from xception_flax.training.step import choose_operations
 from xception_flax.weights import Trained
 
 # Settings that belong to a network, whatever data it is measured on.
@@ -66,6 +67,7 @@ def evaluate_networks(
         jax.device_get({weights: net.variables for weights, net in nets.items()}),
         meshes.replicated(mesh),
     )
+    choose_operations(net.model, net.variables, config, mesh, (config.batch_size,), progress.say)
     task = task_of(config, source)
     eval_step = compiled_step(net.model, config, mesh, task)
     reader = Reader(source, config.max_unreadable, jax.process_count(), config.max_megapixels)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from xception_flax import ops
 from xception_flax.base import mesh as meshes
 from xception_flax.data.scaling import scale
+from xception_flax.ops import trial
 from xception_flax.runtime.checkpoints import TrainState
 from xception_flax.training import freezing, losses, metrics
 from xception_flax.training.metrics import Task
@@ -165,6 +166,35 @@ def make_train_step(
 def _compiled_for(mesh: Mesh | None) -> tuple:
     """Arguments of `ops.lowerings`: the kind of device, and how batches are sharded."""
     return () if mesh is None else (mesh.devices.flat[0].platform, meshes.sharded(mesh))
+
+
+def choose_operations(
+    model: nn.Module,
+    variables: Any,
+    config: ConfigDict,
+    mesh: Mesh,
+    sizes: Sequence[int],
+    say: Callable[[str], None],
+) -> None:
+    """Chooses the faster form of each layer on the devices, before a step is traced (`ops.trial`).
+
+    Args:
+      model: the network.
+      variables: its variables, or their shapes.
+      config: the run's config.
+      mesh: the devices.
+      sizes: numbers of images that the network gets at once.
+      say: prints a line.
+    """
+
+    def trace() -> None:
+        for size in dict.fromkeys(sizes):
+            shape = size, config.image_size, config.image_size, 3
+            images = jax.ShapeDtypeStruct(shape, jnp.float32)
+            jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
+
+    if config.lowering == 'auto':
+        trial.choose(trace, meshes.sharded(mesh), say)
 
 
 def is_clock(part: Any) -> bool:

@@ -9,9 +9,10 @@ r"""Compiles a run for a TPU slice that is not there, and reports memory and est
 The training and the evaluation step are compiled by the TPU compiler, on any machine and for any
 number of chips; nothing is computed, and no data is needed. Memory is what the compiler allocates.
 All other figures are estimates for the images processed at once, a micro-batch or one crop of each:
-memory traffic is the estimate of XLA, cycles are the sum of the compiler's estimates per operation
-(of our kernels, for which it has none, the instructions that it schedules). They are not measurements, and leave out overlap and waiting, such as for collectives and for the
-data-centre network, over which several slices (multislice) exchange the sums of their gradients.
+memory traffic is the estimate of XLA, cycles are the sum of the compiler's estimates per operation;
+of our kernels, for which it has none, they are the instructions that it schedules. They are not
+measurements, and leave out overlap and waiting, such as for collectives and for the data-centre
+network, over which several slices (multislice) exchange the sums of their gradients.
 """
 
 import json

@@ -202,7 +202,11 @@ def _narrow(
 
 
 def _rows_first(x: jax.Array) -> jax.Array:
-    """`[N, H, W, C]` to `[H, W, N, C]`, the order in memory that XLA for TPU takes by itself."""
+    """`[N, H, W, C]` to `[H, W, N, C]`.
+
+    Between two kernels the transpositions cancel each other. The barrier keeps XLA from computing
+    `x` once for the kernel and once more for whatever else reads it.
+    """
     return lax.optimization_barrier(x).transpose(1, 2, 0, 3)
 
 

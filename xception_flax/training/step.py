@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from xception_flax import ops
 from xception_flax.base import mesh as meshes
 from xception_flax.data.scaling import scale
-from xception_flax.ops import trial
 from xception_flax.runtime.checkpoints import TrainState
 from xception_flax.training import freezing, losses, metrics
 from xception_flax.training.metrics import Task
@@ -194,6 +193,8 @@ def choose_operations(
             jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
 
     if config.lowering == 'auto':
+        from xception_flax.ops import trial  # which needs what is experimental in JAX
+
         trial.choose(trace, meshes.sharded(mesh), say)
 
 

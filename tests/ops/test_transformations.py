@@ -256,5 +256,5 @@ def test_transformations_of_the_network_are_those_of_the_plain_one(implementatio
     operands = [x, *leaves]
     tangents = [rng.normal(size=operand.shape) for operand in operands]
     # Batch norm over the few values of the last maps enlarges rounding.
-    some = (linearised, forward_over_reverse, reverse_over_reverse, vmap_of_images, shard_map)
+    some = (linearised, reverse_over_reverse, vmap_of_images, shard_map)
     check(ours, plain, operands, tangents, 1e-9, some)

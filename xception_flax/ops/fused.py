@@ -21,7 +21,7 @@ MEMORY = {
     'TPU v5p': 64 * 2**20,
     'TPU v6 lite': 128 * 2**20,
 }
-DTYPES = (jnp.float32, jnp.bfloat16)
+DTYPES = ('float32', 'bfloat16')
 LEAST = 64  # channels; fewer leave registers empty
 IMAGES = (16, 8)  # per grid step; 16 fill the registers of bfloat16
 
@@ -109,17 +109,14 @@ def launch(shape: Sequence[int], features: int, dtype: Any) -> Launch | None:
         return None
     device = jax.devices()[0] if batch is None else batch.mesh.devices.flat[0]
     memory = None if device.platform == 'cpu' else MEMORY.get(device.device_kind, 0)
-    if memory is not None and dtype not in DTYPES:
+    devices, dtype = 1 if batch is None else batch.num_devices, jnp.dtype(dtype)
+    if shape[0] % devices or (memory is not None and dtype.name not in DTYPES):
         return None
-    local = shape[0] if batch is None else shape[0] // batch.num_devices
-    if batch is not None and shape[0] % batch.num_devices:
-        return None
-    step = _kernels().best_step(
-        (local, *shape[1:]), features, IMAGES, jnp.dtype(dtype).itemsize, memory
-    )
+    local = shape[0] // devices, *shape[1:]
+    step = _kernels().best_step(local, features, IMAGES, dtype.itemsize, memory)
     if step is None:
         return None
-    layer, layers = Layer((local, *shape[1:]), features, jnp.dtype(dtype).name), _met.get()
+    layer, layers = Layer(local, features, dtype.name), _met.get()
     if layers is not None and not forced:
         layers[layer] = step
     elif layer in rejected and not forced:

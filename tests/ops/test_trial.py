@@ -32,7 +32,7 @@ BATCH = NamedSharding(
 def plain(x, multiplier, offset, depthwise, pointwise, step=None):
     """`kernels.forward` in XLA's own operations: quicker than the interpreter."""
     images_first = x.transpose(2, 0, 1, 3)
-    y, sums = trial._plain(
+    y, sums = trial.plain(
         images_first, multiplier, offset, depthwise[:, :, None], pointwise[None, None]
     )
     return y.transpose(1, 2, 0, 3), sums
@@ -180,7 +180,7 @@ def test_a_comparison_that_is_impossible_is_not_remembered(folder, monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(trial, '_plain', fail)
+        patch.setattr(trial, 'plain', fail)
         lines, launched = chosen(SHAPES[:1])
     assert lines[-1] == f'{FIRST}there was no comparison (MemoryError:)'
     assert launched == [False]

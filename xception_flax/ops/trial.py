@@ -109,10 +109,10 @@ def compare(layer: fused.Layer, step: Any, device: jax.Device) -> Verdict:
 
     with jax.default_device(device), lowerings('auto', device.platform, one_device):
         arguments = jax.jit(_arguments, static_argnums=0)(layer)
-        plain = _compiled(_plain, arguments, one_device)
-        expected = jax.block_until_ready(plain())
-        other = _seconds(plain)
-        del plain  # with its operands, which may be large
+        theirs = _compiled(plain, arguments, one_device)
+        expected = jax.block_until_ready(theirs())
+        other = _seconds(theirs)
+        del theirs  # with its operands, which may be large
         try:
             ours = _compiled(kernels, arguments, one_device)
             del arguments
@@ -180,7 +180,7 @@ def _arguments(layer: fused.Layer) -> tuple[tuple[jax.Array, ...], tuple[jax.Arr
     return operands, (normal(n, height, width, features, kind=dtype), dsums)
 
 
-def _plain(
+def plain(
     x: jax.Array,
     multiplier: jax.Array,
     offset: jax.Array,
